@@ -1,0 +1,11 @@
+module github.com/foyerws/foyer
+
+go 1.25.0
+
+require (
+	github.com/gorilla/websocket v1.5.3
+	golang.org/x/net v0.55.0
+	golang.org/x/sys v0.45.0
+)
+
+require golang.org/x/text v0.37.0 // indirect

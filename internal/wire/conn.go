@@ -1,0 +1,431 @@
+// Package wire is the path between gorilla's Conn and the network.
+//
+// A [Conn] is the only net.Conn that gorilla sees. Reading, it hands out well-formed data frames, one at a time, and
+// deals with control frames itself, so that gorilla never waits for anything between two messages and waiting there
+// can be cancelled. Writing, it takes bytes into memory and brings them to the network from there, so that gorilla
+// never waits at all and no lock is held during I/O.
+package wire
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// directSize is how much of a payload must be missing, and how much room the reader must offer, for a read to go
+// straight from the network to where it is wanted.
+const directSize = 4 << 10
+
+// Limits are what a peer is held to.
+type Limits struct {
+	Server      bool  // this end is the server: frames must be masked
+	Compression bool  // permessage-deflate was negotiated: RSV1 may be set
+	MaxFrame    int64 // bytes of payload; 0: no limit
+	MaxMessage  int64 // bytes of payload of a message that is not compressed; 0: no limit
+}
+
+// Conn is a net.Conn for gorilla's Conn. One goroutine reads at a time; any number write.
+type Conn struct {
+	net net.Conn
+	raw syscall.RawConn // of a TCP or Unix socket where the system has non-blocking calls, else nil
+
+	// Input. Only the goroutine that reads touches these.
+	in      []byte // a pooled buffer while it holds bytes, else nil
+	r, w    int    // what is unread is in[r:w]
+	dst     []byte // where the next raw read goes
+	n       int    // what it gave
+	err     error
+	tap     tap
+	framed  bool  // the handshake is over: bytes are frames
+	left    int64 // bytes of the current frame that were not handed out, its header included
+	rerr    error // what ended the input
+	control func(opcode byte, payload []byte)
+	tryRead func(fd uintptr) bool
+
+	// The context that may interrupt a waiting read, see watch.
+	watched     <-chan struct{}
+	stop        func() bool
+	interrupted chan struct{} // closed when the end of the watched context has done its work
+
+	waiting atomic.Bool
+	bytesIn atomic.Uint64
+
+	output
+}
+
+// New returns a Conn on conn. The bytes of early, which somebody read from conn before, come first. While gorilla
+// performs the handshake, what it writes is kept; Begin lets frames flow.
+func New(conn net.Conn, early []byte) *Conn {
+	c := &Conn{net: conn}
+	c.raw = rawConn(conn)
+	c.tryRead = c.readNow
+	if len(early) > 0 {
+		c.in = getBuffer()
+		if len(early) > len(c.in) {
+			c.in = make([]byte, len(early))
+		}
+		c.w = copy(c.in, early)
+		c.bytesIn.Store(uint64(len(early)))
+	}
+	c.output.conn = c
+	return c
+}
+
+// Begin ends the handshake: from here on the input is frames held to l. control gets each ping and pong on the
+// reading goroutine; the payload is its to keep. failed is told, once, that the output has failed.
+func (c *Conn) Begin(l Limits, control func(opcode byte, payload []byte), failed func(error)) {
+	c.tap.limits = l
+	c.control = control
+	c.framed = true
+	c.output.begin(failed)
+}
+
+// NetConn returns the connection underneath.
+func (c *Conn) NetConn() net.Conn { return c.net }
+
+// BytesIn returns how many bytes came from the network.
+func (c *Conn) BytesIn() uint64 { return c.bytesIn.Load() }
+
+// Waiting reports whether a goroutine is waiting for input at this moment.
+func (c *Conn) Waiting() bool { return c.waiting.Load() }
+
+// Unread reports whether bytes were read from the network that nobody took. Only for the goroutine that reads.
+func (c *Conn) Unread() bool { return c.r < c.w }
+
+// Peek returns the unread bytes that are in memory. They stay valid until the next call of another method.
+func (c *Conn) Peek() []byte { return c.in[c.r:c.w] }
+
+// Discard drops the first n bytes of what Peek returned.
+func (c *Conn) Discard(n int) {
+	c.r += n
+	if c.r == c.w {
+		c.releaseInput()
+	}
+}
+
+// Fill waits for more bytes behind those that Peek returns, which must be fewer than 16 KiB.
+func (c *Conn) Fill() error { return c.fill() }
+
+// Wait waits until a data frame begins and deals with the control frames that come before it. When ctx ends first, the
+// answer is ErrInterrupted and nothing is lost. Any other error is final.
+func (c *Conn) Wait(ctx context.Context) error {
+	if c.rerr != nil {
+		return c.rerr
+	}
+	if err := c.watch(ctx); err != nil {
+		return err
+	}
+	if c.left > 0 {
+		return nil
+	}
+	return c.advance()
+}
+
+// Within makes ctx the context of the reads that follow.
+func (c *Conn) Within(ctx context.Context) error {
+	if c.rerr != nil {
+		return c.rerr
+	}
+	return c.watch(ctx)
+}
+
+// FrameLeft returns how many bytes of the frame at hand are still to be read, its header included.
+func (c *Conn) FrameLeft() int64 { return c.left }
+
+// Read hands out bytes up to the end of the current frame, so that gorilla's own buffer is empty between frames.
+func (c *Conn) Read(p []byte) (int, error) {
+	if c.rerr != nil {
+		return 0, c.rerr
+	}
+	if c.left == 0 {
+		if err := c.advance(); err != nil {
+			return 0, err
+		}
+	}
+	if int64(len(p)) > c.left {
+		p = p[:c.left]
+	}
+	if c.r == c.w {
+		if len(p) >= directSize {
+			n, err := c.receive(p)
+			c.left -= int64(n)
+			return n, c.midFrame(err)
+		}
+		if err := c.fill(); err != nil {
+			return 0, c.midFrame(err)
+		}
+	}
+	n := copy(p, c.in[c.r:c.w])
+	c.left -= int64(n)
+	c.Discard(n)
+	return n, nil
+}
+
+// midFrame makes err final: gorilla cannot take up a frame again that it was interrupted in.
+func (c *Conn) midFrame(err error) error {
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		c.rerr = err
+	}
+	return err
+}
+
+// advance moves to the next data frame.
+func (c *Conn) advance() error {
+	if !c.framed {
+		return errors.New("read before the handshake was over")
+	}
+	for {
+		f, ok, err := c.tap.peek(c.in[c.r:c.w])
+		if err != nil {
+			c.rerr = err
+			return err
+		}
+		if !ok || f.control() && c.w-c.r < f.header+int(f.payload) {
+			if err := c.fill(); err != nil {
+				return c.betweenFrames(err)
+			}
+			continue
+		}
+		if !f.control() {
+			c.tap.accept(&f)
+			c.left = int64(f.header) + f.payload
+			if c.left < 0 {
+				c.left = int64(^uint64(0) >> 1)
+			}
+			return nil
+		}
+		payload := f.unmask(c.in[c.r+f.header : c.r+f.header+int(f.payload)])
+		c.Discard(f.header + int(f.payload))
+		if f.opcode == opClose {
+			c.rerr = parseClose(payload)
+			return c.rerr
+		}
+		c.control(f.opcode, payload)
+	}
+}
+
+// betweenFrames makes err final unless it only says that the context ended, which between two messages does no harm.
+func (c *Conn) betweenFrames(err error) error {
+	if c.tap.fragmented || err == io.EOF && c.r < c.w {
+		return c.midFrame(err)
+	}
+	if err != ErrInterrupted {
+		c.rerr = err
+	}
+	return err
+}
+
+// fill reads once from the network behind what is unread.
+func (c *Conn) fill() error {
+	if c.r > 0 {
+		c.w = copy(c.in, c.in[c.r:c.w])
+		c.r = 0
+	}
+	_, err := c.receive(nil)
+	return err
+}
+
+// receive reads into p, or behind the unread input when p is nil.
+func (c *Conn) receive(p []byte) (int, error) {
+	c.waiting.Store(true)
+	c.dst = p
+	var n int
+	var err error
+	if c.raw != nil {
+		n, err = c.receiveRaw()
+	} else {
+		n, err = c.net.Read(c.room())
+	}
+	c.waiting.Store(false)
+
+	if n > 0 {
+		c.bytesIn.Add(uint64(n))
+		if p == nil {
+			c.w += n
+		}
+		return n, nil // an error that came with bytes will come again
+	}
+	if c.r == c.w {
+		c.releaseInput()
+	}
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	if c.watched != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		select {
+		case <-c.watched:
+			return 0, ErrInterrupted
+		default:
+		}
+	}
+	return 0, err
+}
+
+// room returns where the next bytes go, and borrows a buffer if there is none.
+func (c *Conn) room() []byte {
+	if c.dst != nil {
+		return c.dst
+	}
+	if c.in == nil {
+		c.in = getBuffer()
+	}
+	return c.in[c.w:]
+}
+
+// vacate gives the buffer back while there is nothing to put into it.
+func (c *Conn) vacate() {
+	if c.dst == nil && c.w == 0 {
+		c.releaseInput()
+	}
+}
+
+func (c *Conn) releaseInput() {
+	if c.in != nil {
+		putBuffer(c.in)
+	}
+	c.in, c.r, c.w = nil, 0, 0
+}
+
+// ErrInterrupted says that a read ended because its context did.
+var ErrInterrupted = errors.New("read interrupted")
+
+// watch arranges that the end of ctx interrupts a read that waits. The arrangement outlives the call: a program reads
+// in a loop with one context, and then finds it made already.
+func (c *Conn) watch(ctx context.Context) error {
+	done := ctx.Done()
+	if done != c.watched {
+		c.unwatch()
+		if done != nil {
+			interrupted := make(chan struct{})
+			c.watched, c.interrupted = done, interrupted
+			c.stop = context.AfterFunc(ctx, func() {
+				c.net.SetReadDeadline(longAgo)
+				close(interrupted)
+			})
+		}
+	}
+	if done != nil && ctx.Err() != nil {
+		return ErrInterrupted
+	}
+	return nil
+}
+
+// unwatch forgets the watched context and undoes what its end did.
+func (c *Conn) unwatch() {
+	if c.watched == nil {
+		return
+	}
+	if !c.stop() {
+		<-c.interrupted
+		c.net.SetReadDeadline(time.Time{})
+	}
+	c.watched, c.stop, c.interrupted = nil, nil, nil
+}
+
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)
+
+// HungUp reports whether the peer has gone: the connection is broken, or the peer closed it and nothing that it sent
+// is left to read. It takes nothing from the input and does not wait. Not while another goroutine reads.
+func (c *Conn) HungUp() bool {
+	if c.r < c.w {
+		return false
+	}
+	conn := c.net
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = t.NetConn() // below TLS
+	}
+	if raw := rawConn(conn); raw != nil {
+		return rawHungUp(raw)
+	}
+	if _, ok := c.net.(interface{ CloseWrite() error }); ok {
+		return false // not a net.Pipe: a read could take bytes
+	}
+	// net.Pipe tells the end even past the deadline, and never takes bytes then.
+	c.net.SetReadDeadline(longAgo)
+	_, err := c.net.Read(make([]byte, 1))
+	c.net.SetReadDeadline(time.Time{})
+	return err == io.EOF || err == io.ErrClosedPipe
+}
+
+// Finish ends the connection when all that waits was written. The server ends it first, a client waits for the server
+// to do so (RFC 6455 section 7.1.1). Neither takes longer than limit.
+func (c *Conn) Finish(limit time.Duration) {
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	if c.Flush(ctx) == nil {
+		Linger(c.net, limit, c.tap.limits.Server)
+	}
+}
+
+// Linger closes conn so that what was written last arrives: input that nobody read would turn the end into a reset,
+// which eats it. With first it tells the peer that nothing more comes, and then it takes in what the peer still sends,
+// for no longer than limit.
+func Linger(conn net.Conn, limit time.Duration, first bool) {
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(limit))
+	if half, ok := conn.(interface{ CloseWrite() error }); first && (!ok || half.CloseWrite() != nil) {
+		return
+	}
+	io.Copy(io.Discard, io.LimitReader(conn, drainSize))
+}
+
+// drainSize is how much of a peer's unread input Linger takes in before it closes all the same.
+const drainSize = 1 << 20
+
+// Skip drops the rest of the current frame.
+func (c *Conn) Skip() error {
+	for c.left > 0 {
+		if c.r == c.w {
+			if err := c.fill(); err != nil {
+				return c.midFrame(err)
+			}
+		}
+		n := int(min(int64(c.w-c.r), c.left))
+		c.left -= int64(n)
+		c.Discard(n)
+	}
+	return nil
+}
+
+// Err returns what ended the input, nil while it goes on.
+func (c *Conn) Err() error { return c.rerr }
+
+// Forget gives back what the reading side holds. Only for the goroutine that reads, when it will do so no more.
+func (c *Conn) Forget() {
+	c.unwatch()
+	c.releaseInput()
+	if c.rerr == nil {
+		c.rerr = net.ErrClosed
+	}
+}
+
+// Close closes the connection. Reads and writes under way end with an error.
+func (c *Conn) Close() error {
+	c.output.fail(net.ErrClosed, false)
+	return c.net.Close()
+}
+
+// LocalAddr and RemoteAddr are those of the connection underneath.
+func (c *Conn) LocalAddr() net.Addr  { return c.net.LocalAddr() }
+func (c *Conn) RemoteAddr() net.Addr { return c.net.RemoteAddr() }
+
+// SetDeadline does nothing: gorilla sets deadlines before each write, and its writes never wait.
+func (c *Conn) SetDeadline(time.Time) error { return nil }
+
+// SetReadDeadline sets the deadline of reads from the network.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.net.SetReadDeadline(t) }
+
+// SetWriteDeadline does nothing, as SetDeadline.
+func (c *Conn) SetWriteDeadline(time.Time) error { return nil }
+
+var _ net.Conn = (*Conn)(nil)

@@ -1,0 +1,189 @@
+package foyer
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/foyerws/foyer/internal/wire"
+)
+
+// This file is where sockets end. State goes from Open to Closing in beginClosing, and to Closed in finish; nothing else
+// changes it.
+
+// noDeadline is for gorilla's writes, which never wait.
+var noDeadline time.Time
+
+// maxReason is how many bytes of reason fit into a close frame behind the code, RFC 6455 section 5.5.
+const maxReason = 123
+
+// Close performs the close handshake (RFC 6455 section 7.1.2): it sends code and reason after everything that was
+// written before, waits for the peer's answer and closes the connection. Where no goroutine reads from the socket it
+// reads itself, and drops what it finds. When the peer does not answer within CloseTimeout the connection is cut and an
+// error returned. When the socket is closing already, Close waits for that instead.
+//
+// code must be one that may be sent: 1000 to 1003, 1007 to 1014, or 3000 to 4999; otherwise nothing is done and an error
+// returned. A reason over 123 bytes is cut at the end of a character.
+func (s *Socket) Close(code CloseCode, reason string) error {
+	if !code.sendable() {
+		return fmt.Errorf("foyer: close code %v may not be sent (RFC 6455 section 7.4)", code)
+	}
+	s.beginClose(code, reason)
+	<-s.done
+	if e := s.end(); e.Err != nil {
+		return e
+	}
+	return nil
+}
+
+// Abort closes the connection at once, without a close frame and without sending what waits to be written. The peer
+// sees CloseAbnormalClosure, and so does Err.
+func (s *Socket) Abort() error {
+	s.abort(nil)
+	return nil
+}
+
+// abort cuts the connection because of cause.
+func (s *Socket) abort(cause error) {
+	s.finish(&CloseError{Code: CloseAbnormalClosure, Err: cause}, cut)
+}
+
+// beginClose starts a close handshake from this side and does not wait for its end.
+func (s *Socket) beginClose(code CloseCode, reason string) {
+	if !s.beginClosing(code, reason) {
+		return
+	}
+	s.mu.Lock()
+	if s.ended == nil {
+		s.closeTimer = time.AfterFunc(s.config.closeTimeout, func() { s.abort(errCloseTimeout) })
+	}
+	s.mu.Unlock()
+	s.afterRead()
+}
+
+// beginClosing sends the close frame, unless one was sent before. No message is sent behind it.
+func (s *Socket) beginClosing(code CloseCode, reason string) bool {
+	if !s.state.CompareAndSwap(int32(Open), int32(Closing)) {
+		return false
+	}
+	payload := websocket.FormatCloseMessage(int(code), cutReason(reason))
+	s.writeControl(websocket.CloseMessage, payload) // an error ends the socket by itself
+	return true
+}
+
+// cutReason makes reason fit for a close frame.
+func cutReason(reason string) string {
+	reason = strings.ToValidUTF8(reason, "\uFFFD")
+	if len(reason) <= maxReason {
+		return reason
+	}
+	n := maxReason
+	for !utf8.RuneStart(reason[n]) {
+		n--
+	}
+	return reason[:n]
+}
+
+// drain reads until the close handshake is over, dropping messages. It has the reading side.
+func (s *Socket) drain() {
+	defer s.unlockRead()
+	for {
+		err := s.wire.Wait(background)
+		if err == nil {
+			err = s.wire.Skip()
+		}
+		if err != nil {
+			s.readFailed(background, err)
+			return
+		}
+	}
+}
+
+// peerClosed answers the peer's close frame, which ends the socket: either it is the answer to ours, or ours is the
+// answer to it.
+func (s *Socket) peerClosed(code CloseCode, reason string) {
+	s.beginClosing(code, "")
+	s.finish(&CloseError{Code: code, Reason: reason}, answered)
+}
+
+// violated ends the socket because the peer broke a rule, and returns how it ended.
+func (s *Socket) violated(broken *wire.ProtocolError) error {
+	code := CloseCode(broken.Code)
+	var cause error = broken
+	if code == CloseMessageTooBig {
+		cause = ErrMessageTooBig
+	}
+	s.beginClosing(code, broken.Reason)
+	s.finish(&CloseError{Code: code, Reason: broken.Reason, Err: cause}, farewell)
+	return s.Err()
+}
+
+// dismiss ends the socket from this side without waiting for the peer's answer.
+func (s *Socket) dismiss(code CloseCode, reason string) {
+	s.beginClosing(code, reason)
+	s.finish(&CloseError{Code: code, Reason: reason}, farewell)
+}
+
+// An ending is how a connection is closed.
+type ending int
+
+const (
+	cut      ending = iota // at once
+	answered               // when our close frame is out; the peer sends nothing behind its own
+	farewell               // when our close frame is out, and so that it arrives though the peer still sends
+)
+
+// finish is the end of a socket.
+func (s *Socket) finish(e *CloseError, how ending) {
+	s.mu.Lock()
+	if s.ended != nil {
+		s.mu.Unlock()
+		return
+	}
+	s.ended = e
+	s.state.Store(int32(Closed))
+	if s.closeTimer != nil {
+		s.closeTimer.Stop()
+	}
+	for _, p := range s.pings {
+		close(p.pong)
+	}
+	s.pings = nil
+	cancel := s.cancel
+	s.mu.Unlock()
+
+	if s.pool != nil {
+		s.pool.drop(s)
+	}
+	s.registry.countEnd(e.Code)
+	if cancel != nil {
+		cancel(e)
+	}
+	if how == farewell || how == answered && (!s.server || s.wire.BytesToWrite() > 0) {
+		go func() {
+			s.wire.Finish(lingerTime)
+			s.registry.remove(s)
+		}()
+	} else {
+		s.wire.Close()
+		s.registry.remove(s)
+	}
+	close(s.done)
+	s.afterRead()
+}
+
+// contextWith returns a context that ends with ctx, or with the socket.
+func (s *Socket) contextWith(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended != nil {
+		cancel(s.ended)
+	}
+	s.cancel = cancel
+	return ctx, cancel
+}

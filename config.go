@@ -1,0 +1,93 @@
+package foyer
+
+import (
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// The defaults of Handler and DialOptions.
+const (
+	defaultHandshakeTimeout = 10 * time.Second
+	defaultMaxMessageSize   = 1 << 20
+	defaultMaxWriteBuffer   = 1 << 20
+	defaultPingInterval     = 30 * time.Second
+	defaultPongTimeout      = 30 * time.Second
+	defaultCloseTimeout     = 5 * time.Second
+)
+
+// lingerTime is how long the end of a connection may wait for the peer to take our last words.
+const lingerTime = time.Second
+
+// A config is what the sockets of one Handler, or one dialled socket, have in common: the program's settings with the
+// defaults put in. It does not change.
+type config struct {
+	maxMessage   int64 // 0: no limit
+	maxFrame     int64 // 0: no limit
+	maxWrite     int   // 0: no limit
+	frameSize    int   // 0: messages are not split
+	compression  bool
+	pingInterval time.Duration // 0: no keepalive
+	pongTimeout  time.Duration
+	closeTimeout time.Duration
+	logger       *slog.Logger
+	onError      func(error)
+
+	plain, deflating *websocket.Upgrader // without and with permessage-deflate
+	writeBuffers     sync.Pool           // gorilla's, all of writeBufferSize
+}
+
+// orDefault puts the default in for 0, and 0, which then means none, for what is negative.
+func orDefault[T ~int | ~int64](v, def T) T {
+	switch {
+	case v == 0:
+		return def
+	case v < 0:
+		return 0
+	}
+	return v
+}
+
+// writeBufferSize is the size of the buffer in which gorilla builds frames. A frame of a split message is as long as
+// this buffer, and that is how OutgoingFrameSize is kept.
+func (c *config) writeBufferSize() int {
+	if c.frameSize > 0 {
+		return c.frameSize
+	}
+	return 4 << 10
+}
+
+// tick is how often sockets are looked after.
+func (c *config) tick() time.Duration {
+	const longest = 5 * time.Second
+	if c.pingInterval == 0 {
+		return longest
+	}
+	return max(min(c.pingInterval/4, c.pongTimeout/4, longest), time.Millisecond)
+}
+
+// report tells the program of an error that no call of its own returns.
+func (c *config) report(err error) {
+	if c.onError == nil {
+		return
+	}
+	defer func() {
+		if v := recover(); v != nil && c.logger != nil {
+			c.logger.Error("foyer: OnError panicked", "panic", v, "stack", string(debug.Stack()))
+		}
+	}()
+	c.onError(err)
+}
+
+// reportPanic tells the program of a panic in one of its functions.
+func (c *config) reportPanic(v any) *PanicError {
+	err := &PanicError{Value: v, Stack: debug.Stack()}
+	if c.logger != nil {
+		c.logger.Error("foyer: panic in a socket's function", "panic", v, "stack", string(err.Stack))
+	}
+	c.report(err)
+	return err
+}

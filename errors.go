@@ -1,0 +1,181 @@
+package foyer
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/foyerws/foyer/internal/wire"
+)
+
+// A CloseCode says why a socket ended, RFC 6455 section 7.4. Libraries may use 3000 to 3999, programs 4000 to 4999.
+type CloseCode int
+
+// The close codes of RFC 6455 section 7.4.1 and of IANA's registry, under gorilla's names. CloseNoStatusReceived,
+// CloseAbnormalClosure and CloseTLSHandshake are only ever reported, never sent.
+const (
+	CloseNormalClosure           CloseCode = websocket.CloseNormalClosure           // 1000
+	CloseGoingAway               CloseCode = websocket.CloseGoingAway               // 1001
+	CloseProtocolError           CloseCode = websocket.CloseProtocolError           // 1002
+	CloseUnsupportedData         CloseCode = websocket.CloseUnsupportedData         // 1003
+	CloseNoStatusReceived        CloseCode = websocket.CloseNoStatusReceived        // 1005
+	CloseAbnormalClosure         CloseCode = websocket.CloseAbnormalClosure         // 1006
+	CloseInvalidFramePayloadData CloseCode = websocket.CloseInvalidFramePayloadData // 1007
+	ClosePolicyViolation         CloseCode = websocket.ClosePolicyViolation         // 1008
+	CloseMessageTooBig           CloseCode = websocket.CloseMessageTooBig           // 1009
+	CloseMandatoryExtension      CloseCode = websocket.CloseMandatoryExtension      // 1010
+	CloseInternalServerErr       CloseCode = websocket.CloseInternalServerErr       // 1011
+	CloseServiceRestart          CloseCode = websocket.CloseServiceRestart          // 1012
+	CloseTryAgainLater           CloseCode = websocket.CloseTryAgainLater           // 1013
+	CloseBadGateway              CloseCode = 1014
+	CloseTLSHandshake            CloseCode = websocket.CloseTLSHandshake // 1015
+)
+
+var closeNames = map[CloseCode]string{
+	CloseNormalClosure:           "normal closure",
+	CloseGoingAway:               "going away",
+	CloseProtocolError:           "protocol error",
+	CloseUnsupportedData:         "unsupported data",
+	CloseNoStatusReceived:        "no status received",
+	CloseAbnormalClosure:         "abnormal closure",
+	CloseInvalidFramePayloadData: "invalid payload data",
+	ClosePolicyViolation:         "policy violation",
+	CloseMessageTooBig:           "message too big",
+	CloseMandatoryExtension:      "mandatory extension missing",
+	CloseInternalServerErr:       "internal server error",
+	CloseServiceRestart:          "service restart",
+	CloseTryAgainLater:           "try again later",
+	CloseBadGateway:              "bad gateway",
+	CloseTLSHandshake:            "TLS handshake failed",
+}
+
+// String returns the number and, for the codes of the standard, the name: "1000 (normal closure)".
+func (c CloseCode) String() string {
+	if name, ok := closeNames[c]; ok {
+		return strconv.Itoa(int(c)) + " (" + name + ")"
+	}
+	return strconv.Itoa(int(c))
+}
+
+// sendable reports whether c may stand in a close frame that we send.
+func (c CloseCode) sendable() bool { return wire.ValidCloseCode(int(c)) }
+
+// Errors to compare with errors.Is. They may arrive inside a *HandshakeError or a *CloseError.
+var (
+	// ErrClosed says that the socket, the Handler or the Server has been closed.
+	ErrClosed = errors.New("foyer: closed")
+	// ErrPendingFull says that as many sockets wait for Accept as may (Handler.MaxPending).
+	ErrPendingFull = errors.New("foyer: too many pending connections")
+	// ErrOriginNotAllowed says that Handler.Origins refused the request.
+	ErrOriginNotAllowed = errors.New("foyer: origin not allowed")
+	// ErrHandshakeTimeout says that the opening handshake took longer than HandshakeTimeout.
+	ErrHandshakeTimeout = errors.New("foyer: handshake timeout")
+	// ErrWriteBufferFull says that Post found no room for the message in MaxWriteBuffer.
+	ErrWriteBufferFull = errors.New("foyer: write buffer full")
+	// ErrPingTimeout says that the peer did not answer a keepalive ping within PongTimeout, or took nothing of what
+	// waited to be written for as long.
+	ErrPingTimeout = errors.New("foyer: peer does not answer")
+	// ErrMessageTooBig says that the peer sent more than MaxMessageSize or MaxFrameSize allows.
+	ErrMessageTooBig = errors.New("foyer: message too big")
+	// ErrNotListening says that the Server has no listener.
+	ErrNotListening = errors.New("foyer: not listening")
+	// ErrReading says that another goroutine reads from the socket already.
+	ErrReading = errors.New("foyer: socket is being read already")
+
+	errBadMessageType = errors.New("foyer: a message is Text or Binary")
+	errPaused         = errors.New("foyer: paused")
+	errMaxOpen        = errors.New("foyer: too many open connections")
+	errGone           = errors.New("foyer: peer left while the connection was pending")
+	errCloseTimeout   = fmt.Errorf("foyer: peer did not finish the close handshake: %w", os.ErrDeadlineExceeded)
+)
+
+// A HandshakeError tells why an opening handshake was refused or failed. Handler.OnError gets it, Upgrade,
+// HandleConnection and HandleUpgrade return it, and an Authorize function may return one to choose the answer.
+type HandshakeError struct {
+	Status  int           // of the HTTP answer; 0 when no answer could be given
+	Code    CloseCode     // what QWebSocketServer would report for it
+	Reason  string        // for the peer: the body of the answer
+	Err     error         // for the program: never sent; may be nil
+	Request *http.Request // nil when no request could be parsed; only valid until the hook that gets it returns
+
+	header http.Header // for the answer
+}
+
+func (e *HandshakeError) Error() string {
+	s := fmt.Sprintf("foyer: handshake refused with status %d: %s", e.Status, e.Reason)
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+// Unwrap returns Err.
+func (e *HandshakeError) Unwrap() error { return e.Err }
+
+// An AcceptError is an error of a Server's listener. The Server goes on when it is a temporary one, such as too many
+// open files.
+type AcceptError struct{ Err error }
+
+func (e *AcceptError) Error() string { return "foyer: accept: " + e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *AcceptError) Unwrap() error { return e.Err }
+
+// A TLSError is a failed TLS handshake on a connection given to HandleConnection.
+type TLSError struct {
+	Err        error
+	RemoteAddr net.Addr
+}
+
+func (e *TLSError) Error() string {
+	return fmt.Sprintf("foyer: TLS handshake with %v: %v", e.RemoteAddr, e.Err)
+}
+
+// Unwrap returns Err.
+func (e *TLSError) Unwrap() error { return e.Err }
+
+// A PanicError is a panic in a function that the program gave to foyer, caught so that it harms one socket only.
+type PanicError struct {
+	Value any    // what was given to panic
+	Stack []byte // where
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("foyer: panic: %v", e.Value) }
+
+// Unwrap returns the value given to panic if it was an error.
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}
+
+// A CloseError tells how a socket ended. Every method of an ended Socket returns it; errors.Is(err, ErrClosed) is
+// true for each.
+type CloseError struct {
+	Code   CloseCode
+	Reason string
+	Err    error // what broke the connection; nil after a close handshake
+}
+
+func (e *CloseError) Error() string {
+	s := "foyer: socket closed: " + e.Code.String()
+	if e.Reason != "" {
+		s += ": " + e.Reason
+	}
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+// Unwrap returns ErrClosed and, if there is one, Err.
+func (e *CloseError) Unwrap() []error {
+	if e.Err == nil {
+		return []error{ErrClosed}
+	}
+	return []error{ErrClosed, e.Err}
+}

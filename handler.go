@@ -1,0 +1,582 @@
+package foyer
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/foyerws/foyer/internal/wire"
+)
+
+// A Handler lets sockets in. It is an http.Handler for any router, takes raw connections through HandleConnection, and
+// keeps the sockets it accepted in a bounded pool until the program takes them with Accept or one of its kin.
+//
+// The zero value works: it lets in pages of its own host and programs that are no browsers, thirty of which may wait,
+// and its limits are those named below. Fields must not be changed once the Handler is in use; the Set methods may be
+// called at any time. All methods are safe for concurrent use. A Handler must not be copied.
+type Handler struct {
+	// ServerName is the Server header of every answer. Empty means no such header.
+	ServerName string
+
+	// Origins decides which web pages may connect. Nil is SameOrigin. If it allows too much, any page on the web can
+	// open sockets in the name of a user whom the server knows by a cookie (RFC 6455 section 10.2).
+	Origins OriginAuthenticator
+
+	// Authorize, if not nil, has the last word on a request. The header it returns goes into the answer; the headers
+	// of the handshake itself, and those that are malformed, are not allowed and make it fail with status 500. When it
+	// returns an error the answer is 403 and the text of the error is not sent, or the status and the Reason of the
+	// *HandshakeError that it returned. The request's context ends at the handshake's deadline. A panic is a refusal
+	// with status 500.
+	Authorize func(*http.Request) (http.Header, error)
+
+	// Subprotocols are those the program speaks. The first in the client's list that is among them is agreed on; if
+	// there is none, the socket has none, and browsers that asked for one fail the connection.
+	Subprotocols []string
+
+	// MaxPending is how many accepted sockets may wait for Accept, those counted that are in their handshake. Further
+	// requests get 503. 0 is 30, negative is no limit.
+	MaxPending int
+
+	// MaxOpen is how many sockets may be open, pending ones counted. Further requests get 503. 0 is no limit.
+	MaxOpen int
+
+	// HandshakeTimeout bounds a handshake as a whole, from HandleConnection's first byte or the call of ServeHTTP to
+	// the answer; with it ends the context of the hooks. 0 is 10 seconds; negative is no limit, and then a client that
+	// sends nothing holds its connection for ever.
+	HandshakeTimeout time.Duration
+
+	// MaxMessageSize is how many bytes a message from the client may have, after decompression. A longer one ends the
+	// socket with CloseMessageTooBig before it is taken in. 0 is 1 MiB; negative is no limit, and then one client can
+	// fill the memory.
+	MaxMessageSize int64
+
+	// MaxFrameSize is how many bytes of payload a single frame from the client may have, before decompression. A longer
+	// one ends the socket with CloseMessageTooBig. 0 is no limit but MaxMessageSize.
+	MaxFrameSize int64
+
+	// MaxWriteBuffer is how many bytes may wait to be written to a client that does not read, per socket. Beyond it
+	// Write waits and Post fails. 0 is 1 MiB; negative is no limit, and then one client can fill the memory.
+	MaxWriteBuffer int
+
+	// OutgoingFrameSize is how many bytes of payload a frame we send has at the most; longer messages go out in
+	// several frames. 0 is no limit.
+	OutgoingFrameSize int
+
+	// Compression lets clients negotiate permessage-deflate (RFC 7692), without context takeover. It costs CPU time
+	// for each message, and up to 1.2 MiB while one is being written.
+	Compression bool
+
+	// PingInterval is after how long without input a client is pinged. 0 is 30 seconds; negative is no keepalive, and
+	// then a client that vanished is only noticed when something is written to it, if at all.
+	PingInterval time.Duration
+
+	// PongTimeout is how long the client may take to answer that ping while the program waits for input, or to take
+	// something of what waits to be written. After that the socket ends with ErrPingTimeout. 0 is 30 seconds.
+	PongTimeout time.Duration
+
+	// CloseTimeout is how long a client may take to answer a close frame before its connection is cut. 0 is 5 seconds.
+	CloseTimeout time.Duration
+
+	// Logger gets refused handshakes (level Info) and panics of the program's functions (level Error). Nil is none.
+	Logger *slog.Logger
+
+	// OnError, if not nil, is told of each handshake that was refused or failed (*HandshakeError, *TLSError), of a
+	// Server's failed accepts (*AcceptError), and of panics in a ForEach function (*PanicError). It is called on the
+	// goroutine where the error occurred, which it should not hold up. A panic in it is caught and logged.
+	OnError func(error)
+
+	once      sync.Once
+	config    *config
+	registry  registry
+	pool      pool
+	paused    atomic.Bool
+	name      atomic.Pointer[string]
+	timeout   atomic.Int64 // HandshakeTimeout with its default; 0: none
+	lastError atomic.Pointer[error]
+}
+
+// init puts the defaults in at the first use.
+func (h *Handler) init() {
+	h.once.Do(func() {
+		h.config = &config{
+			maxMessage:   orDefault(h.MaxMessageSize, defaultMaxMessageSize),
+			maxFrame:     max(h.MaxFrameSize, 0),
+			maxWrite:     orDefault(h.MaxWriteBuffer, defaultMaxWriteBuffer),
+			frameSize:    max(h.OutgoingFrameSize, 0),
+			compression:  h.Compression,
+			pingInterval: orDefault(h.PingInterval, defaultPingInterval),
+			pongTimeout:  orDefault(max(h.PongTimeout, 0), defaultPongTimeout),
+			closeTimeout: orDefault(max(h.CloseTimeout, 0), defaultCloseTimeout),
+			logger:       h.Logger,
+			onError:      h.OnError,
+		}
+		h.config.plain = newUpgrader(h.config, false)
+		h.config.deflating = newUpgrader(h.config, true)
+		h.pool.limit(h.MaxPending)
+		h.name.Store(&h.ServerName)
+		h.timeout.Store(int64(orDefault(h.HandshakeTimeout, defaultHandshakeTimeout)))
+	})
+}
+
+// ServeHTTP performs the opening handshake on a request and puts the socket into the pool. It returns as soon as that
+// is done; nothing of net/http stays behind. A request that is no handshake, or is refused, gets an HTTP answer and its
+// connection is closed.
+//
+// Whatever middleware wraps the http.ResponseWriter must pass on http.Hijacker or have an Unwrap method (see
+// http.ResponseController); otherwise the answer is 500 and the error names the type that is in the way. Headers that
+// middleware has set are part of the answer.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.serve(w, r, true)
+}
+
+// Upgrade is ServeHTTP past the pool: the socket is returned, and counts as accepted. When it returns an error, a
+// *HandshakeError, the request has been answered.
+func (h *Handler) Upgrade(w http.ResponseWriter, r *http.Request) (*Socket, error) {
+	return h.serve(w, r, false)
+}
+
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*Socket, error) {
+	h.init()
+	var hijacked net.Conn
+	s, refusal := h.handshake(r, h.deadline(), pooled, func(authorized http.Header) (*wire.Conn, *http.Request, http.Header, *HandshakeError) {
+		conn, rw, refusal := hijack(w)
+		if refusal != nil {
+			return nil, nil, nil, refusal
+		}
+		hijacked = conn
+		return wire.New(conn, buffered(rw)), keep(r), answerHeader(w.Header(), authorized), nil
+	})
+	if refusal != nil {
+		if hijacked == nil {
+			h.answer(w, refusal)
+		} else {
+			hijacked.Close()
+		}
+		return nil, h.refused(refusal, r)
+	}
+	return s, nil
+}
+
+// HandleConnection performs the opening handshake on a connection that was accepted elsewhere: it reads the request,
+// answers it, and puts the socket into the pool. It returns when that is done, nil or a *HandshakeError or *TLSError,
+// within HandshakeTimeout. Any net.Conn will do: TCP, a Unix socket, net.Pipe. If it is a TLS connection its handshake
+// is performed first.
+//
+// The connection belongs to the Handler from the call on, and is closed when the handshake fails. Bytes behind the
+// request in the same packet are the first frames.
+//
+// A request line or header line may have 8 KiB, the header 100 lines, and all together 64 KiB.
+func (h *Handler) HandleConnection(conn net.Conn) error {
+	h.init()
+	if !h.registry.enter(conn) {
+		conn.Close()
+		return h.refused(unavailable(ErrClosed), nil)
+	}
+	defer h.registry.leave(conn)
+
+	deadline := h.deadline()
+	conn.SetDeadline(deadline)
+	state, err := handshakeTLS(conn)
+	if err != nil {
+		conn.Close()
+		h.failed(err)
+		return err
+	}
+	c := wire.New(conn, nil)
+	r, refusal := readRequest(c)
+	whole := refusal == nil
+	if whole {
+		r.TLS = state
+		r.RemoteAddr = address(conn)
+		_, refusal = h.handshake(r, deadline, true, func(authorized http.Header) (*wire.Conn, *http.Request, http.Header, *HandshakeError) {
+			return c, r, answerHeader(nil, authorized), nil
+		})
+	} else if h.registry.isClosed() {
+		refusal = unavailable(ErrClosed)
+	}
+	if refusal == nil {
+		return nil
+	}
+	h.turnAway(c, refusal, whole)
+	return h.refused(refusal, r)
+}
+
+// HandleUpgrade performs the opening handshake on a request that somebody else has read, as a hijacking handler has: r is
+// the request, conn its connection, and rw, which may be nil, what was buffered of it. It answers and puts the socket
+// into the pool. conn belongs to the Handler from the call on, and is closed when an error, a *HandshakeError, is
+// returned. r is not kept.
+func (h *Handler) HandleUpgrade(r *http.Request, conn net.Conn, rw *bufio.ReadWriter) error {
+	h.init()
+	deadline := h.deadline()
+	conn.SetDeadline(deadline)
+	c := wire.New(conn, buffered(rw))
+	_, refusal := h.handshake(r, deadline, true, func(authorized http.Header) (*wire.Conn, *http.Request, http.Header, *HandshakeError) {
+		return c, keep(r), answerHeader(nil, authorized), nil
+	})
+	if refusal == nil {
+		return nil
+	}
+	h.turnAway(c, refusal, true)
+	return h.refused(refusal, r)
+}
+
+// A connect function hands over the connection of a request that was let in, the request to keep, and the headers for
+// the answer.
+type connect func(authorized http.Header) (*wire.Conn, *http.Request, http.Header, *HandshakeError)
+
+// handshake is the opening handshake from the moment on that the request was read: everything is checked in order, and
+// the first check that fails is the answer.
+func (h *Handler) handshake(r *http.Request, deadline time.Time, pooled bool, connect connect) (*Socket, *HandshakeError) {
+	if refusal := h.reserve(pooled); refusal != nil {
+		return nil, refusal
+	}
+	s, refusal := h.admit(r, deadline, connect)
+	if refusal != nil {
+		h.registry.release()
+		if pooled {
+			h.pool.release()
+		}
+		return nil, refusal
+	}
+
+	s.waits.Store(pooled)
+	welcome := h.registry.add(s)
+	s.start()
+	if pooled {
+		welcome = h.pool.fill(s) && welcome
+	} else {
+		h.registry.countAccept()
+	}
+	if !welcome {
+		s.dismiss(CloseGoingAway, "")
+	}
+	return s, nil
+}
+
+// reserve takes a place among the open sockets and, for a socket that will wait, in the pool.
+func (h *Handler) reserve(pooled bool) *HandshakeError {
+	if h.paused.Load() {
+		return unavailable(errPaused)
+	}
+	switch ok, closed := h.registry.reserve(h.MaxOpen); {
+	case closed:
+		return unavailable(ErrClosed)
+	case !ok:
+		return unavailable(errMaxOpen)
+	}
+	if pooled && !h.pool.reserve() {
+		h.registry.release()
+		return &HandshakeError{Status: http.StatusServiceUnavailable, Code: CloseAbnormalClosure,
+			Reason: "Too many pending connections.", Err: ErrPendingFull}
+	}
+	return nil
+}
+
+// unavailable is the refusal of a Handler that lets nobody in just now.
+func unavailable(why error) *HandshakeError {
+	return &HandshakeError{Status: http.StatusServiceUnavailable, Code: CloseTryAgainLater, Reason: "Try again later.", Err: why}
+}
+
+// admit checks the request, asks the hooks, and lets gorilla answer.
+func (h *Handler) admit(r *http.Request, deadline time.Time, connect connect) (*Socket, *HandshakeError) {
+	if refusal := checkRequest(r); refusal != nil {
+		return nil, refusal
+	}
+	asked, cancel := within(r, deadline)
+	authorized, refusal := h.ask(asked)
+	cancel()
+	if !deadline.IsZero() && !time.Now().Before(deadline) {
+		refusal = &HandshakeError{Status: http.StatusRequestTimeout, Code: CloseAbnormalClosure,
+			Reason: "The handshake was not finished.", Err: ErrHandshakeTimeout}
+	}
+	if refusal != nil {
+		return nil, refusal
+	}
+	c, kept, header, refusal := connect(authorized)
+	if refusal != nil {
+		return nil, refusal
+	}
+	s, err := h.upgrade(c, kept, header)
+	if err != nil {
+		return nil, &HandshakeError{Code: CloseInternalServerErr, Reason: "Internal server error.", Err: err}
+	}
+	c.NetConn().SetDeadline(time.Time{})
+	return s, nil
+}
+
+// turnAway answers a refused request on a connection of ours and closes it. Where the request was not read whole, the
+// client may still be sending it.
+func (h *Handler) turnAway(c *wire.Conn, refusal *HandshakeError, whole bool) {
+	conn := c.NetConn()
+	unread := !whole || c.Unread()
+	c.Forget()
+	if refusal.Status == 0 {
+		conn.Close()
+		return
+	}
+	h.answerTo(conn, refusal)
+	if unread {
+		wire.Linger(conn, lingerTime, true)
+	} else {
+		conn.Close()
+	}
+}
+
+// refused records a refusal and returns it as the error that the caller gets.
+func (h *Handler) refused(refusal *HandshakeError, r *http.Request) error {
+	if refusal.Request == nil {
+		refusal.Request = r
+	}
+	h.registry.countRefusal(refusal.Status)
+	if l := h.config.logger; l != nil {
+		l.Info("foyer: handshake refused", "status", refusal.Status, "reason", refusal.Reason, "err", refusal.Err)
+	}
+	h.failed(refusal)
+	return refusal
+}
+
+// failed records an error of the Handler and reports it.
+func (h *Handler) failed(err error) {
+	h.lastError.Store(&err)
+	h.config.report(err)
+}
+
+// deadline returns when a handshake that begins now must be over; zero is never.
+func (h *Handler) deadline() time.Time {
+	if d := time.Duration(h.timeout.Load()); d > 0 {
+		return time.Now().Add(d)
+	}
+	return time.Time{}
+}
+
+func (h *Handler) serverName() string { return *h.name.Load() }
+
+// handshakeTLS performs the TLS handshake if conn has one, and returns its state, which is nil if it has none.
+func handshakeTLS(conn net.Conn) (*tls.ConnectionState, error) {
+	t, ok := conn.(interface {
+		Handshake() error
+		ConnectionState() tls.ConnectionState
+	})
+	if !ok {
+		return nil, nil
+	}
+	if err := t.Handshake(); err != nil {
+		var timeout net.Error
+		if errors.As(err, &timeout) && timeout.Timeout() {
+			err = fmt.Errorf("%w: %w", ErrHandshakeTimeout, err)
+		}
+		return nil, &TLSError{Err: err, RemoteAddr: conn.RemoteAddr()}
+	}
+	state := t.ConnectionState()
+	return &state, nil
+}
+
+// address returns the remote address of conn as net/http has it.
+func address(conn net.Conn) string {
+	if addr := conn.RemoteAddr(); addr != nil {
+		return addr.String()
+	}
+	return ""
+}
+
+// buffered returns the bytes that were read from a connection and not taken.
+func buffered(rw *bufio.ReadWriter) []byte {
+	if rw == nil || rw.Reader == nil {
+		return nil
+	}
+	early, _ := rw.Reader.Peek(rw.Reader.Buffered())
+	return early
+}
+
+// Accept waits for the next socket that passed its handshake, oldest first, and gives it to the program. It returns
+// the error of ctx, or ErrClosed once the Handler is closed.
+func (h *Handler) Accept(ctx context.Context) (*Socket, error) {
+	h.init()
+	for {
+		s, err := h.pool.take(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if h.took(s) {
+			return s, nil
+		}
+	}
+}
+
+// NextPending returns the socket that waits longest, or nil when none waits.
+func (h *Handler) NextPending() *Socket {
+	h.init()
+	for {
+		s := h.pool.tryTake()
+		if s == nil || h.took(s) {
+			return s
+		}
+	}
+}
+
+// took records that the program has s. It reports false when the client has left meanwhile.
+func (h *Handler) took(s *Socket) bool {
+	if s.endIfGone() || s.State() == Closed {
+		return false
+	}
+	s.waits.Store(false)
+	h.registry.countAccept()
+	return true
+}
+
+// HasPending reports whether a socket waits for Accept.
+func (h *Handler) HasPending() bool { return h.Pending() > 0 }
+
+// Pending returns how many sockets wait for Accept.
+func (h *Handler) Pending() int { return h.pool.len() }
+
+// Sockets returns an iterator over the sockets as they come in. It ends with ctx and with the Handler.
+func (h *Handler) Sockets(ctx context.Context) iter.Seq[*Socket] {
+	return func(yield func(*Socket) bool) {
+		for {
+			s, err := h.Accept(ctx)
+			if err != nil || !yield(s) {
+				return
+			}
+		}
+	}
+}
+
+// ForEach calls f for each socket that comes in, on a goroutine of its own. The context that f gets ends with ctx and
+// with the socket. When f returns, the socket is closed with CloseNormalClosure, or with CloseGoingAway if ctx has ended;
+// when f panics, with CloseInternalServerErr, and the panic is reported to Logger and OnError.
+//
+// ForEach returns when ctx ends or the Handler is closed, after the last f has returned: the error is that of Accept.
+func (h *Handler) ForEach(ctx context.Context, f func(context.Context, *Socket)) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	for {
+		s, err := h.Accept(ctx)
+		if err != nil {
+			return err
+		}
+		running.Go(func() { h.run(ctx, s, f) })
+	}
+}
+
+// run runs a ForEach function to its end.
+func (h *Handler) run(ctx context.Context, s *Socket, f func(context.Context, *Socket)) {
+	socketCtx, cancel := s.contextWith(ctx)
+	defer cancel(nil)
+	defer func() {
+		if v := recover(); v != nil {
+			h.config.reportPanic(v)
+			s.Close(CloseInternalServerErr, "")
+		}
+	}()
+	f(socketCtx, s)
+	if ctx.Err() != nil {
+		s.Close(CloseGoingAway, "")
+	} else {
+		s.Close(CloseNormalClosure, "")
+	}
+}
+
+// Pause refuses handshakes with 503 until Resume. Sockets that are open or pending stay.
+func (h *Handler) Pause() { h.paused.Store(true) }
+
+// Resume lets handshakes through again.
+func (h *Handler) Resume() { h.paused.Store(false) }
+
+// SetMaxPending changes MaxPending from now on. Sockets that wait already stay.
+func (h *Handler) SetMaxPending(n int) {
+	h.init()
+	h.pool.limit(n)
+}
+
+// SetServerName changes ServerName from now on.
+func (h *Handler) SetServerName(s string) {
+	h.init()
+	h.name.Store(&s)
+}
+
+// SetHandshakeTimeout changes HandshakeTimeout for handshakes that begin from now on.
+func (h *Handler) SetHandshakeTimeout(d time.Duration) {
+	h.init()
+	h.timeout.Store(int64(orDefault(d, defaultHandshakeTimeout)))
+}
+
+// Stats are counts since a Handler's first use, and what is open now.
+type Stats struct {
+	Open, Pending int                  // sockets, now; pending ones count as open
+	Upgraded      uint64               // handshakes that ended in 101
+	Accepted      uint64               // sockets that the program took
+	Refused       map[int]uint64       // handshakes by HTTP status; 0: the connection ended without an answer
+	Closed        map[CloseCode]uint64 // sockets that ended, by their CloseCode
+	MessagesIn    uint64
+	MessagesOut   uint64
+	BytesIn       uint64 // from the network, frame headers included
+	BytesOut      uint64 // to the network, handshakes and frame headers included
+}
+
+// Stats returns the present counts.
+func (h *Handler) Stats() Stats {
+	st := h.registry.stats()
+	st.Pending = h.pool.len()
+	return st
+}
+
+// LastError returns the error that OnError was told last, or would have been; nil if there was none.
+func (h *Handler) LastError() error {
+	if err := h.lastError.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Shutdown closes the Handler in an orderly way: new handshakes get 503, those under way are broken off, Accept returns
+// ErrClosed, and every socket, accepted or pending, gets a close frame with CloseGoingAway. It waits until all have
+// answered it, and returns nil then. When ctx ends before, the rest is cut off and the error of ctx is returned.
+//
+// http.Server.Shutdown neither closes nor waits for sockets: call it first, so that no requests come in any more, and
+// then this.
+func (h *Handler) Shutdown(ctx context.Context) error {
+	for _, s := range h.stop() {
+		s.beginClose(CloseGoingAway, "")
+	}
+	select {
+	case <-h.registry.whenIdle():
+		return nil
+	case <-ctx.Done():
+	}
+	for _, s := range h.registry.all() {
+		s.abort(ctx.Err())
+		s.wire.Close() // if it had ended, but lingered
+	}
+	return ctx.Err()
+}
+
+// Close closes the Handler at once: as Shutdown, but no answer is waited for. It returns when all connections are
+// closed, which takes no longer than clients need to take in the close frame, and two seconds at the most.
+func (h *Handler) Close() error {
+	for _, s := range h.stop() {
+		s.dismiss(CloseGoingAway, "")
+	}
+	select {
+	case <-h.registry.whenIdle():
+	case <-time.After(2 * lingerTime):
+	}
+	return nil
+}
+
+// stop lets nobody in any more and returns the open sockets.
+func (h *Handler) stop() []*Socket {
+	h.init()
+	h.registry.close()
+	h.pool.close()
+	return h.registry.all()
+}

@@ -1,0 +1,235 @@
+package foyer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"unicode/utf8"
+
+	"github.com/foyerws/foyer/internal/wire"
+)
+
+// Read waits for the next message and returns it. The slice is the caller's. Text is valid UTF-8.
+//
+// When ctx ends while no message has begun, Read returns its error and the socket stays as it is; when it ends in the
+// middle of a message, the connection is broken. Any other error is final: a *CloseError, or ErrReading if another
+// goroutine reads already.
+func (s *Socket) Read(ctx context.Context) (MessageType, []byte, error) {
+	if err := s.lockRead(); err != nil {
+		return 0, nil, err
+	}
+	defer s.unlockRead()
+	t, m, err := s.next(ctx)
+	if err != nil {
+		return 0, nil, err
+	}
+	p, err := m.readAll()
+	if err != nil {
+		return 0, nil, err
+	}
+	return t, p, nil
+}
+
+// Reader waits for the next message and returns a reader of it, which tells io.EOF at its end and returns the bytes as
+// they come in. It is valid until the next call of Read or Reader, which drops what was not read of it. ctx counts for
+// the reader as well: when it ends before the message does, the connection is broken. Errors are those of Read.
+func (s *Socket) Reader(ctx context.Context) (MessageType, io.Reader, error) {
+	if err := s.lockRead(); err != nil {
+		return 0, nil, err
+	}
+	defer s.unlockRead()
+	t, m, err := s.next(ctx)
+	if err != nil {
+		return 0, nil, err
+	}
+	return t, &lockedReader{m}, nil
+}
+
+// lockRead takes the reading side.
+func (s *Socket) lockRead() error {
+	if s.reading.CompareAndSwap(false, true) {
+		if s.State() == Closed {
+			s.unlockRead()
+			return s.Err()
+		}
+		return nil
+	}
+	if s.State() == Open {
+		return ErrReading
+	}
+	// Close has the reading side, to wait for the peer's close frame.
+	<-s.done
+	return s.Err()
+}
+
+// unlockRead gives the reading side back, or passes it on to what a close handshake still has to do there.
+func (s *Socket) unlockRead() {
+	s.reading.Store(false)
+	s.afterRead()
+}
+
+// afterRead does what is left to do on the reading side of a socket that is closing or closed, if nobody has that side.
+func (s *Socket) afterRead() {
+	switch s.State() {
+	case Closing:
+		if s.reading.CompareAndSwap(false, true) {
+			go s.drain()
+		}
+	case Closed:
+		if s.reading.CompareAndSwap(false, true) {
+			s.message = nil
+			s.wire.Forget()
+			s.reading.Store(false)
+		}
+	}
+}
+
+// next waits for the next message. The caller has the reading side.
+func (s *Socket) next(ctx context.Context) (MessageType, *messageReader, error) {
+	if m := s.message; m != nil {
+		m.ctx = ctx
+		if _, err := io.Copy(io.Discard, m); err != nil {
+			return 0, nil, err
+		}
+	}
+	if err := s.wire.Wait(ctx); err != nil {
+		if err == wire.ErrInterrupted && s.wire.Err() == nil {
+			return 0, nil, ctx.Err()
+		}
+		return 0, nil, s.readFailed(ctx, err)
+	}
+	size := s.wire.FrameLeft()
+	t, r, err := s.gorilla.NextReader()
+	if err != nil {
+		return 0, nil, s.readFailed(ctx, err)
+	}
+	s.message = &messageReader{socket: s, ctx: ctx, from: r, text: t == int(Text), frame: size}
+	return MessageType(t), s.message, nil
+}
+
+// A messageReader reads one message and holds it to what gorilla does not: its size after decompression, and UTF-8
+// (RFC 6455 section 8.1), both as the bytes come in.
+type messageReader struct {
+	socket *Socket
+	ctx    context.Context
+	from   io.Reader // gorilla's
+	text   bool
+	utf8   utf8Checker
+	frame  int64 // length of the first frame
+	size   int64
+}
+
+// Read reads; the caller has the reading side.
+func (m *messageReader) Read(p []byte) (int, error) {
+	s := m.socket
+	n, err := m.from.Read(p)
+	m.size += int64(n)
+	switch limit := s.config.maxMessage; {
+	case limit > 0 && m.size > limit:
+		return 0, s.violated(&wire.ProtocolError{Code: int(CloseMessageTooBig), Reason: "message too big"})
+	case m.text && !m.utf8.valid(p[:n]), err == io.EOF && m.text && m.utf8.n > 0:
+		return 0, s.violated(&wire.ProtocolError{Code: int(CloseInvalidFramePayloadData), Reason: "text is not UTF-8 (RFC 6455 section 8.1)"})
+	case err == io.EOF:
+		s.message = nil
+		s.messagesIn.Add(1)
+	case err != nil:
+		err = s.readFailed(m.ctx, err)
+	}
+	return n, err
+}
+
+// readAll returns the whole message.
+func (m *messageReader) readAll() ([]byte, error) {
+	const guess = 64 << 10 // what a peer may make us set aside by claiming that it will send more
+	p := make([]byte, 0, max(min(m.frame, guess), 512))
+	for {
+		n, err := m.Read(p[len(p):cap(p)])
+		p = p[:len(p)+n]
+		if err != nil {
+			if err == io.EOF {
+				err = nil
+			}
+			return p, err
+		}
+		if len(p) == cap(p) {
+			p = append(p, 0)[:len(p)]
+		}
+	}
+}
+
+// A lockedReader is what Reader hands out: it takes the reading side for each call.
+type lockedReader struct{ m *messageReader }
+
+func (r *lockedReader) Read(p []byte) (int, error) {
+	s := r.m.socket
+	if err := s.lockRead(); err != nil {
+		return 0, err
+	}
+	defer s.unlockRead()
+	if s.message != r.m {
+		return 0, io.EOF // read to its end, or dropped
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if err := s.wire.Within(r.m.ctx); err != nil {
+		s.abort(r.m.ctx.Err())
+		return 0, s.Err()
+	}
+	return r.m.Read(p)
+}
+
+// readFailed ends the socket over what ended its input, and returns how it ended. gorilla may have its own words for
+// it; those of the wire count.
+func (s *Socket) readFailed(ctx context.Context, err error) error {
+	cause := s.wire.Err()
+	var peer *wire.PeerClose
+	var broken *wire.ProtocolError
+	switch {
+	case cause == nil:
+		// The input is fine, its compression is not.
+		broken = &wire.ProtocolError{Code: int(CloseInvalidFramePayloadData), Reason: "corrupt compressed data (RFC 7692 section 7.2.2)"}
+		return s.violated(broken)
+	case errors.As(cause, &peer):
+		s.peerClosed(CloseCode(peer.Code), peer.Reason)
+	case errors.As(cause, &broken):
+		return s.violated(broken)
+	case cause == wire.ErrInterrupted:
+		s.abort(ctx.Err())
+	default:
+		s.abort(cause)
+	}
+	return s.Err()
+}
+
+// A utf8Checker validates text that comes in pieces. It keeps the bytes of a character that is not complete yet.
+type utf8Checker struct {
+	tail [utf8.UTFMax]byte
+	n    int
+}
+
+// valid reports whether the text can still become valid with p at its end.
+func (c *utf8Checker) valid(p []byte) bool {
+	for c.n > 0 && len(p) > 0 {
+		c.tail[c.n] = p[0]
+		c.n++
+		p = p[1:]
+		if utf8.FullRune(c.tail[:c.n]) {
+			if r, size := utf8.DecodeRune(c.tail[:c.n]); r == utf8.RuneError && size == 1 {
+				return false
+			}
+			c.n = 0
+		}
+	}
+	// A character that p cuts off is at most three bytes from its end.
+	for i := len(p) - 1; i >= 0 && i >= len(p)-(utf8.UTFMax-1); i-- {
+		if utf8.RuneStart(p[i]) {
+			if !utf8.FullRune(p[i:]) {
+				c.n = copy(c.tail[:], p[i:])
+				p = p[:i]
+			}
+			break
+		}
+	}
+	return utf8.Valid(p)
+}

@@ -1,0 +1,222 @@
+package foyer
+
+import (
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A registry knows the open sockets of a Handler, or those that were dialled. It counts them and looks after all of
+// them with one timer.
+type registry struct {
+	mu       sync.Mutex
+	entering map[net.Conn]struct{} // connections whose request is being read
+	reserved int                   // handshakes that hold a place
+	sockets  map[*Socket]struct{}
+	closed   bool
+	idle     chan struct{} // closed when nothing is open any more; nil when nobody waits for that
+
+	tick  time.Duration // between two sweeps
+	timer *time.Timer   // runs while there are sockets
+	last  time.Time     // the last sweep
+
+	upgraded, accepted uint64
+	refused            map[int]uint64
+	ended              map[CloseCode]uint64
+	traffic            traffic // of the sockets that are gone
+}
+
+// enter remembers a connection whose request is about to be read. It reports false when the registry is closed.
+func (g *registry) enter(conn net.Conn) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	if g.entering == nil {
+		g.entering = make(map[net.Conn]struct{})
+	}
+	g.entering[conn] = struct{}{}
+	return true
+}
+
+// leave forgets a connection that entered.
+func (g *registry) leave(conn net.Conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.entering, conn)
+	g.wakeIfIdle()
+}
+
+// reserve takes a place among the open sockets, of which there may be max; no more than zero is no limit.
+func (g *registry) reserve(max int) (ok, closed bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed || max > 0 && g.reserved+len(g.sockets) >= max {
+		return false, g.closed
+	}
+	g.reserved++
+	return true, false
+}
+
+// release gives a reserved place back.
+func (g *registry) release() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.reserved--
+	g.wakeIfIdle()
+}
+
+// add puts s into a reserved place. It reports false when the registry was closed meanwhile; s is in all the same.
+func (g *registry) add(s *Socket) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.reserved--
+	g.upgraded++
+	if g.sockets == nil {
+		g.sockets = make(map[*Socket]struct{})
+	}
+	g.sockets[s] = struct{}{}
+	tick := s.config.tick()
+	switch {
+	case g.timer == nil:
+		g.tick, g.last = tick, time.Now()
+		g.timer = time.AfterFunc(tick, g.sweep)
+	case tick < g.tick:
+		g.tick = tick
+		g.timer.Reset(tick)
+	}
+	return !g.closed
+}
+
+// countEnd records how s ended.
+func (g *registry) countEnd(code CloseCode) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ended == nil {
+		g.ended = make(map[CloseCode]uint64)
+	}
+	g.ended[code]++
+}
+
+// remove forgets s, whose connection is closed.
+func (g *registry) remove(s *Socket) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, ok := g.sockets[s]; !ok {
+		return
+	}
+	delete(g.sockets, s)
+	g.traffic.add(s.traffic())
+	if len(g.sockets) == 0 {
+		g.timer.Stop()
+		g.timer = nil
+	}
+	g.wakeIfIdle()
+}
+
+func (g *registry) wakeIfIdle() {
+	if g.idle != nil && g.reserved+len(g.sockets)+len(g.entering) == 0 {
+		close(g.idle)
+		g.idle = nil
+	}
+}
+
+// whenIdle returns a channel that is closed when no socket is open and no handshake under way.
+func (g *registry) whenIdle() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.idle == nil {
+		g.idle = make(chan struct{})
+	}
+	idle := g.idle
+	g.wakeIfIdle()
+	return idle
+}
+
+// close lets nobody in any more, and breaks off the reading of requests.
+func (g *registry) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+	for conn := range g.entering {
+		conn.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+func (g *registry) isClosed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.closed
+}
+
+// all returns the open sockets.
+func (g *registry) all() []*Socket {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Collect(maps.Keys(g.sockets))
+}
+
+// sweep looks at each open socket once: for peers that have gone silent, stopped reading, or left while they waited.
+// The clock is read here, and not for each message.
+func (g *registry) sweep() {
+	now := time.Now()
+	g.mu.Lock()
+	elapsed := now.Sub(g.last)
+	g.last = now
+	g.mu.Unlock()
+
+	for _, s := range g.all() {
+		s.sweep(elapsed)
+	}
+
+	g.mu.Lock()
+	if g.timer != nil {
+		g.timer.Reset(g.tick)
+	}
+	g.mu.Unlock()
+}
+
+// countRefusal records a refused handshake.
+func (g *registry) countRefusal(status int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.refused == nil {
+		g.refused = make(map[int]uint64)
+	}
+	g.refused[status]++
+}
+
+// countAccept records that the program took a socket.
+func (g *registry) countAccept() {
+	g.mu.Lock()
+	g.accepted++
+	g.mu.Unlock()
+}
+
+// A traffic is what went through a socket, or through many.
+type traffic struct{ messagesIn, messagesOut, bytesIn, bytesOut uint64 }
+
+func (t *traffic) add(u traffic) {
+	t.messagesIn += u.messagesIn
+	t.messagesOut += u.messagesOut
+	t.bytesIn += u.bytesIn
+	t.bytesOut += u.bytesOut
+}
+
+// stats returns all but Pending.
+func (g *registry) stats() Stats {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	total := g.traffic
+	for s := range g.sockets {
+		total.add(s.traffic())
+	}
+	return Stats{
+		Open: len(g.sockets), Upgraded: g.upgraded, Accepted: g.accepted,
+		Refused: maps.Clone(g.refused), Closed: maps.Clone(g.ended),
+		MessagesIn: total.messagesIn, MessagesOut: total.messagesOut, BytesIn: total.bytesIn, BytesOut: total.bytesOut,
+	}
+}

@@ -1,0 +1,173 @@
+package foyer
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"strings"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// The bounds of a request that HandleConnection reads.
+const (
+	maxLine        = 8 << 10  // bytes of the request line or of a header line, its end not counted
+	maxHeaderLines = 100      // header lines
+	maxHead        = 64 << 10 // bytes in all, so that a slow handshake has a small share of the memory
+)
+
+// A requestParser parses the head of an HTTP request line by line, as the lines come in. It is stricter than net/http
+// where leniency helps nobody but those who smuggle: lines end in CRLF, names have no space behind them, and lines
+// are not folded (RFC 9112 sections 2.2, 5.1 and 5.2).
+type requestParser struct {
+	req   *http.Request
+	size  int // bytes of complete lines so far
+	lines int // header lines so far
+}
+
+// parse takes the complete lines at the start of b and returns how many bytes these are. done says that the empty line
+// behind the header was among them; what follows it is not looked at.
+func (p *requestParser) parse(b []byte) (n int, done bool, refusal *HandshakeError) {
+	for {
+		end := bytes.IndexByte(b[n:], '\n')
+		if line := b[n:]; end < 0 {
+			if len(line) > maxLine+1 {
+				return n, false, p.tooLong()
+			}
+			return n, false, nil
+		}
+		line := b[n : n+end]
+		n += end + 1
+		p.size += end + 1
+
+		line, ok := bytes.CutSuffix(line, []byte("\r"))
+		switch {
+		case !ok:
+			return n, false, badRequest("line that does not end in CRLF")
+		case len(line) > maxLine || p.size > maxHead:
+			return n, false, p.tooLong()
+		case p.req == nil:
+			refusal = p.requestLine(string(line))
+		case len(line) == 0:
+			return n, true, p.finish()
+		default:
+			refusal = p.headerLine(line)
+		}
+		if refusal != nil {
+			return n, false, refusal
+		}
+	}
+}
+
+func (p *requestParser) tooLong() *HandshakeError {
+	status := http.StatusRequestHeaderFieldsTooLarge
+	if p.req == nil {
+		status = http.StatusRequestURITooLong
+	}
+	return &HandshakeError{Status: status, Code: CloseMessageTooBig, Reason: "Request too large."}
+}
+
+func badRequest(reason string) *HandshakeError {
+	return &HandshakeError{Status: http.StatusBadRequest, Code: CloseProtocolError, Reason: "Bad request: " + reason + "."}
+}
+
+func (p *requestParser) requestLine(line string) *HandshakeError {
+	method, rest, _ := strings.Cut(line, " ")
+	target, proto, ok := strings.Cut(rest, " ")
+	major, minor, validProto := http.ParseHTTPVersion(proto)
+	if !ok || !validProto || !httpguts.ValidHeaderFieldName(method) {
+		return badRequest("malformed request line")
+	}
+	u, err := url.ParseRequestURI(target)
+	if err != nil || !printable(target) {
+		return badRequest("malformed request target")
+	}
+	p.req = &http.Request{
+		Method: method, URL: u, RequestURI: target,
+		Proto: proto, ProtoMajor: major, ProtoMinor: minor,
+		Header: make(http.Header, 16), Body: http.NoBody,
+	}
+	return nil
+}
+
+func printable(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *requestParser) headerLine(line []byte) *HandshakeError {
+	if p.lines++; p.lines > maxHeaderLines {
+		return p.tooLong()
+	}
+	name, value, ok := bytes.Cut(line, []byte(":"))
+	if !ok || !httpguts.ValidHeaderFieldName(string(name)) {
+		return badRequest("malformed header line")
+	}
+	v := string(bytes.Trim(value, " \t"))
+	if !httpguts.ValidHeaderFieldValue(v) {
+		return badRequest("malformed header value")
+	}
+	key := textproto.CanonicalMIMEHeaderKey(string(name))
+	p.req.Header[key] = append(p.req.Header[key], v)
+	return nil
+}
+
+// finish turns what the header says about the request itself into the fields where net/http has it.
+func (p *requestParser) finish() *HandshakeError {
+	r := p.req
+	hosts := r.Header["Host"]
+	if len(hosts) > 1 {
+		return badRequest("several Host headers")
+	}
+	if len(hosts) == 1 {
+		if !httpguts.ValidHostHeader(hosts[0]) {
+			return badRequest("malformed Host header")
+		}
+		r.Host = hosts[0]
+		delete(r.Header, "Host")
+	}
+	if r.URL.Host != "" {
+		r.Host = r.URL.Host
+	}
+	if length := r.Header["Content-Length"]; len(length) > 0 && (len(length) > 1 || length[0] != "0") {
+		r.ContentLength = -1
+	}
+	if encoding := r.Header["Transfer-Encoding"]; len(encoding) > 0 {
+		r.TransferEncoding, r.ContentLength = encoding, -1
+		delete(r.Header, "Transfer-Encoding")
+	}
+	return nil
+}
+
+// keep returns a copy of r that may outlive the handler that got it.
+func keep(r *http.Request) *http.Request {
+	k := r.Clone(detached{r.Context()})
+	k.Body, k.GetBody, k.Response, k.MultipartForm = http.NoBody, nil, nil, nil
+	return k
+}
+
+// detached is a request's context without its end: net/http cancels it as soon as the handler returns, while the
+// socket lives on.
+type detached struct{ context.Context }
+
+func (detached) Deadline() (time.Time, bool) { return time.Time{}, false }
+func (detached) Done() <-chan struct{}       { return nil }
+func (detached) Err() error                  { return nil }
+
+// Value returns the request's value for key, unless its owner recycles it. Some routers, chi among them, keep their
+// parameters in an object that serves the next request once this one's handler has returned; such objects have a Reset
+// method. Nothing is better than somebody else's parameters. http.Request.PathValue has the parameters all the same.
+func (d detached) Value(key any) any {
+	v := d.Context.Value(key)
+	if _, recycled := v.(interface{ Reset() }); recycled {
+		return nil
+	}
+	return v
+}

@@ -1,0 +1,202 @@
+package foyer
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/foyerws/foyer/internal/wire"
+)
+
+// A MessageType says what a message holds. The numbers are gorilla's, and the opcodes of RFC 6455 section 11.8.
+type MessageType int
+
+// The types of messages.
+const (
+	Text   MessageType = websocket.TextMessage   // UTF-8
+	Binary MessageType = websocket.BinaryMessage // anything
+)
+
+// String returns "text" or "binary".
+func (t MessageType) String() string {
+	switch t {
+	case Text:
+		return "text"
+	case Binary:
+		return "binary"
+	}
+	return "invalid message type"
+}
+
+// A State is where a Socket is in its life. A Socket exists only once its opening handshake has succeeded, so there is
+// no state before Open.
+type State int32
+
+// The states of a Socket, in order; none is returned to.
+const (
+	Open    State = iota // messages go both ways
+	Closing              // a close frame was sent or received
+	Closed               // the end
+)
+
+// String returns "open", "closing" or "closed".
+func (s State) String() string {
+	switch s {
+	case Open:
+		return "open"
+	case Closing:
+		return "closing"
+	case Closed:
+		return "closed"
+	}
+	return "invalid state"
+}
+
+// A Socket is one WebSocket connection, on either side. It comes from a [Handler].
+//
+// All methods may be called from any goroutine at any time. Messages of concurrent writers do not mix. Only one
+// goroutine at a time can read; a second gets ErrReading. Pings from the peer are answered, and its close frame is
+// noticed, while the program reads: a program that only writes should have a goroutine that reads all the same, see
+// [Socket.Read].
+//
+// A Socket must be closed when the program is done with it, with Close or Abort; sockets of [Handler.ForEach] are closed
+// when the function returns.
+type Socket struct {
+	gorilla  *websocket.Conn
+	wire     *wire.Conn
+	config   *config
+	registry *registry
+	pool     *pool         // nil on a client
+	request  *http.Request // owned by the socket
+	server   bool
+	deflate  bool // permessage-deflate was negotiated
+
+	waits   atomic.Bool    // in the pool: the program does not have it yet
+	reading atomic.Bool    // a goroutine has the reading side
+	message *messageReader // the message being read, touched only by who has the reading side
+
+	writeMu   sync.Mutex    // guards gorilla's writing side, and:
+	streaming chan struct{} // closed when the open Writer is; nil when there is none
+
+	state      atomic.Int32            // changes under mu
+	mu         sync.Mutex              // guards:
+	ended      *CloseError             // how, once Closed
+	closeTimer *time.Timer             // ends a close handshake that the peer does not finish
+	pings      []*ping                 // that wait for their pong, oldest first
+	cancel     context.CancelCauseFunc // ends the context of a ForEach function
+	done       chan struct{}
+
+	messagesIn, messagesOut atomic.Uint64
+
+	keepalive keepalive // touched only by the sweep
+}
+
+// newSocket returns the Socket that speaks through g and c. Frames do not flow before start.
+func newSocket(c *wire.Conn, g *websocket.Conn, cfg *config, registry *registry, r *http.Request) *Socket {
+	return &Socket{gorilla: g, wire: c, config: cfg, registry: registry, request: r, done: make(chan struct{})}
+}
+
+// start lets frames flow.
+func (s *Socket) start() {
+	s.wire.Begin(wire.Limits{
+		Server:      s.server,
+		Compression: s.deflate,
+		MaxFrame:    s.config.maxFrame,
+		MaxMessage:  s.config.maxMessage,
+	}, s.control, s.writeFailed)
+}
+
+// State returns the present state.
+func (s *Socket) State() State { return State(s.state.Load()) }
+
+// Done returns a channel that is closed when the socket has ended.
+func (s *Socket) Done() <-chan struct{} { return s.done }
+
+// Err returns nil while the socket lives, and then a *CloseError that tells how it ended.
+func (s *Socket) Err() error {
+	if e := s.end(); e != nil {
+		return e
+	}
+	return nil
+}
+
+// end returns how the socket ended, nil while it has not.
+func (s *Socket) end() *CloseError {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
+// CloseCode returns the code that the socket ended with: the peer's, if it sent a close frame, or ours, if we ended the
+// connection over something the peer did, or CloseAbnormalClosure. It is 0 while the socket lives.
+func (s *Socket) CloseCode() CloseCode {
+	if e := s.end(); e != nil {
+		return e.Code
+	}
+	return 0
+}
+
+// CloseReason returns the reason that came with CloseCode. It comes from the peer and should be shown with care.
+func (s *Socket) CloseReason() string {
+	if e := s.end(); e != nil {
+		return e.Reason
+	}
+	return ""
+}
+
+// Request returns the request of the opening handshake: method, URL, header, TLS state, remote address, path values
+// and context values. It is a copy that lives as long as the socket, without body, and its context never ends. On a
+// client it is the request that was sent. It must not be changed.
+//
+// Path values are there through PathValue, also those that chi matched; chi.URLParam finds none, because chi recycles
+// what it would look in.
+func (s *Socket) Request() *http.Request { return s.request }
+
+// RequestURL returns the URL that the client asked for, with the scheme ws or wss and the host of the Host header.
+func (s *Socket) RequestURL() *url.URL {
+	u := *s.request.URL
+	u.Host = s.request.Host
+	u.Scheme = "ws"
+	if s.request.TLS != nil {
+		u.Scheme = "wss"
+	}
+	return &u
+}
+
+// Origin returns the Origin header of the handshake, which browsers set to the origin of the page.
+func (s *Socket) Origin() string { return s.request.Header.Get("Origin") }
+
+// Subprotocol returns the subprotocol that was agreed on, "" if none was.
+func (s *Socket) Subprotocol() string { return s.gorilla.Subprotocol() }
+
+// Version returns the version of the WebSocket protocol, which is 13.
+func (s *Socket) Version() int { return 13 }
+
+// LocalAddr returns the address of this end of the connection.
+func (s *Socket) LocalAddr() net.Addr { return s.wire.LocalAddr() }
+
+// RemoteAddr returns the address of the other end of the connection, which may be that of a proxy.
+func (s *Socket) RemoteAddr() net.Addr { return s.wire.RemoteAddr() }
+
+// NetConn returns the connection that carries the socket, to look at it or to tune it. Reading, writing or closing it
+// breaks the socket, and so do deadlines.
+func (s *Socket) NetConn() net.Conn { return s.wire.NetConn() }
+
+// Gorilla returns the gorilla Conn that builds and parses this socket's frames, for programs that move over to foyer
+// step by step. Control frames do not reach its handlers, its deadlines have no effect on writes, and while the program
+// reads or writes through it, it must not do so through the Socket.
+func (s *Socket) Gorilla() *websocket.Conn { return s.gorilla }
+
+// traffic returns what went through the socket so far.
+func (s *Socket) traffic() traffic {
+	return traffic{s.messagesIn.Load(), s.messagesOut.Load(), s.wire.BytesIn(), s.wire.Written()}
+}
+
+// background is the context of what foyer does on its own account.
+var background = context.Background()

@@ -1,0 +1,403 @@
+package foyer
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/foyerws/foyer/internal/wire"
+)
+
+// checkRequest judges the request itself, RFC 6455 section 4.2.1.
+func checkRequest(r *http.Request) *HandshakeError {
+	refuse := func(status int, reason string) *HandshakeError {
+		return &HandshakeError{Status: status, Code: CloseProtocolError, Reason: reason}
+	}
+	switch {
+	case r.Method != http.MethodGet:
+		return refuse(http.StatusMethodNotAllowed, "The method of a WebSocket handshake is GET.")
+	case !r.ProtoAtLeast(1, 1):
+		return refuse(http.StatusBadRequest, "A WebSocket handshake needs HTTP/1.1.")
+	case r.Host == "" || len(r.Header["Host"]) > 0:
+		return refuse(http.StatusBadRequest, "A WebSocket handshake needs one Host header.")
+	case r.ContentLength != 0 || len(r.TransferEncoding) > 0:
+		return refuse(http.StatusBadRequest, "A WebSocket handshake has no body.")
+	case !httpguts.HeaderValuesContainsToken(r.Header["Connection"], "upgrade") ||
+		!httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], "websocket"):
+		return refuse(http.StatusUpgradeRequired, "This is a WebSocket endpoint.")
+	case !isOnly(r.Header["Sec-Websocket-Version"], "13"):
+		return refuse(http.StatusUpgradeRequired, "The WebSocket version is 13.")
+	case !validKey(r.Header["Sec-Websocket-Key"]):
+		return refuse(http.StatusBadRequest, "Sec-WebSocket-Key must be 16 bytes in base64.")
+	}
+	return nil
+}
+
+func isOnly(values []string, want string) bool { return len(values) == 1 && values[0] == want }
+
+func validKey(values []string) bool {
+	if len(values) != 1 || len(values[0]) != 24 {
+		return false
+	}
+	var key [18]byte
+	n, err := base64.StdEncoding.Decode(key[:], []byte(values[0]))
+	return err == nil && n == 16
+}
+
+// selectSubprotocol returns the first of the client's subprotocols, in its order, that the server speaks too.
+func selectSubprotocol(r *http.Request, ours []string) string {
+	for _, list := range r.Header["Sec-Websocket-Protocol"] {
+		for theirs := range strings.SplitSeq(list, ",") {
+			theirs = strings.Trim(theirs, " \t")
+			for _, name := range ours {
+				if theirs == name && name != "" {
+					return name
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// handshakeHeaders are those that belong to the handshake or to the connection: a hook may not set them.
+var handshakeHeaders = map[string]bool{
+	"Connection": true, "Upgrade": true, "Content-Length": true, "Transfer-Encoding": true, "Trailer": true,
+	"Sec-Websocket-Accept": true, "Sec-Websocket-Extensions": true, "Sec-Websocket-Protocol": true,
+	"Sec-Websocket-Key": true, "Sec-Websocket-Version": true,
+}
+
+// checkHeader refuses response headers that could change the meaning of the answer.
+func checkHeader(header http.Header) error {
+	for name, values := range header {
+		if !httpguts.ValidHeaderFieldName(name) {
+			return fmt.Errorf("foyer: Authorize returned a header with the malformed name %q", name)
+		}
+		if handshakeHeaders[http.CanonicalHeaderKey(name)] {
+			return fmt.Errorf("foyer: Authorize returned the header %s, which belongs to the handshake", name)
+		}
+		for _, v := range values {
+			if !httpguts.ValidHeaderFieldValue(v) {
+				return fmt.Errorf("foyer: Authorize returned the header %s with a malformed value %q", name, v)
+			}
+		}
+	}
+	return nil
+}
+
+// answerHeader returns the headers for a 101: those that middleware has set, but for what would describe a body, and
+// those of Authorize.
+func answerHeader(outer, authorized http.Header) http.Header {
+	header := make(http.Header, len(outer)+len(authorized)+2)
+	for name, values := range outer {
+		if !handshakeHeaders[name] && !strings.HasPrefix(name, "Content-") {
+			header[name] = values
+		}
+	}
+	for name, values := range authorized {
+		name = http.CanonicalHeaderKey(name)
+		header[name] = append(header[name][:len(header[name]):len(header[name])], values...)
+	}
+	return header
+}
+
+// ask asks Origins and Authorize. A panic in them is a refusal.
+func (h *Handler) ask(r *http.Request) (header http.Header, refusal *HandshakeError) {
+	defer func() {
+		if v := recover(); v != nil {
+			refusal = &HandshakeError{Status: http.StatusInternalServerError, Code: CloseInternalServerErr,
+				Reason: "Internal server error.", Err: &PanicError{Value: v, Stack: debug.Stack()}}
+		}
+	}()
+	origins := h.Origins
+	if origins == nil {
+		origins = SameOrigin()
+	}
+	if !origins.OriginAllowed(r) {
+		return nil, &HandshakeError{Status: http.StatusForbidden, Code: ClosePolicyViolation,
+			Reason: "Access forbidden.", Err: ErrOriginNotAllowed}
+	}
+	if h.Authorize == nil {
+		return nil, nil
+	}
+	header, err := h.Authorize(r)
+	if err != nil {
+		return nil, notAuthorized(header, err)
+	}
+	if err := checkHeader(header); err != nil {
+		return nil, &HandshakeError{Status: http.StatusInternalServerError, Code: CloseInternalServerErr,
+			Reason: "Internal server error.", Err: err}
+	}
+	return header, nil
+}
+
+// notAuthorized turns the error of an Authorize function into a refusal. Where that is a *HandshakeError it has the
+// say; its text goes out, that of any other error does not.
+func notAuthorized(header http.Header, err error) *HandshakeError {
+	refusal := &HandshakeError{Status: http.StatusForbidden, Code: ClosePolicyViolation, Reason: "Access forbidden.", Err: err}
+	var chosen *HandshakeError
+	if errors.As(err, &chosen) {
+		if chosen.Status >= 300 && chosen.Status <= 599 {
+			refusal.Status = chosen.Status
+		}
+		if chosen.Code != 0 {
+			refusal.Code = chosen.Code
+		}
+		if chosen.Reason != "" {
+			refusal.Reason = chosen.Reason
+		}
+	}
+	if checkHeader(header) == nil {
+		refusal.header = header // WWW-Authenticate, Location, Retry-After
+	}
+	return refusal
+}
+
+// refusalHeader returns the headers that go with a refusal.
+func (h *Handler) refusalHeader(refusal *HandshakeError) http.Header {
+	header := refusal.header.Clone()
+	if header == nil {
+		header = make(http.Header)
+	}
+	switch refusal.Status {
+	case http.StatusServiceUnavailable:
+		if header.Get("Retry-After") == "" {
+			header.Set("Retry-After", "1")
+		}
+	case http.StatusMethodNotAllowed:
+		header.Set("Allow", "GET")
+	case http.StatusUpgradeRequired:
+		header.Set("Upgrade", "websocket")
+		header.Set("Sec-WebSocket-Version", "13")
+	}
+	if name := h.serverName(); name != "" {
+		header.Set("Server", name)
+	}
+	header.Set("Content-Type", "text/plain; charset=utf-8")
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Connection", "close")
+	return header
+}
+
+// answer writes a refusal through net/http.
+func (h *Handler) answer(w http.ResponseWriter, refusal *HandshakeError) {
+	header := w.Header()
+	for name, values := range h.refusalHeader(refusal) {
+		header[name] = values
+	}
+	w.WriteHeader(refusal.Status)
+	io.WriteString(w, refusal.Reason+"\n")
+}
+
+// answerTo writes a refusal to a connection that net/http has nothing to do with.
+func (h *Handler) answerTo(conn net.Conn, refusal *HandshakeError) {
+	var b bytes.Buffer
+	body := refusal.Reason + "\n"
+	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", refusal.Status, http.StatusText(refusal.Status))
+	h.refusalHeader(refusal).Write(&b)
+	fmt.Fprintf(&b, "Content-Length: %d\r\n\r\n%s", len(body), body)
+	conn.SetWriteDeadline(time.Now().Add(lingerTime))
+	conn.Write(b.Bytes())
+}
+
+// upgrade lets gorilla's Upgrader write the 101 with header and returns the socket.
+func (h *Handler) upgrade(c *wire.Conn, r *http.Request, header http.Header) (*Socket, error) {
+	if name := h.serverName(); name != "" {
+		header["Server"] = []string{name}
+	}
+	subprotocol := selectSubprotocol(r, h.Subprotocols)
+	if subprotocol != "" {
+		header["Sec-Websocket-Protocol"] = []string{subprotocol}
+	}
+	upgrader, forGorilla := h.config.plain, r
+	deflate := h.config.compression && offersDeflate(r.Header["Sec-Websocket-Extensions"])
+	if deflate {
+		upgrader, forGorilla = h.config.deflating, withPlainOffer(r)
+	}
+	w := handover{c: c, rw: handoverBuffers.Get().(*bufio.ReadWriter)}
+	g, err := upgrader.Upgrade(&w, forGorilla, header)
+	handoverBuffers.Put(w.rw)
+	if err != nil {
+		return nil, err
+	}
+	s := newSocket(c, g, h.config, &h.registry, r)
+	s.pool, s.server, s.deflate = &h.pool, true, deflate
+	return s, nil
+}
+
+// offersDeflate reports whether the client offers permessage-deflate in a form that we can accept: with any of the
+// parameters of RFC 7692 section 7.1, once each and well-formed, but for server_max_window_bits, since compress/flate
+// always uses the largest window.
+func offersDeflate(values []string) bool {
+	for _, list := range values {
+		for offer := range strings.SplitSeq(list, ",") {
+			if acceptable(offer) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func acceptable(offer string) bool {
+	name, params, more := strings.Cut(offer, ";")
+	if strings.Trim(name, " \t") != "permessage-deflate" {
+		return false
+	}
+	seen := make(map[string]bool)
+	for more {
+		var param string
+		param, params, more = strings.Cut(params, ";")
+		key, value, hasValue := strings.Cut(param, "=")
+		key, value = strings.Trim(key, " \t"), strings.Trim(value, " \t")
+		if seen[key] {
+			return false
+		}
+		seen[key] = true
+		switch key {
+		case "server_no_context_takeover", "client_no_context_takeover":
+			if hasValue {
+				return false
+			}
+		case "client_max_window_bits":
+			if hasValue && !validWindow(value) {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// validWindow reports whether s is a window size, which may be quoted: 8 to 15.
+func validWindow(s string) bool {
+	if len(s) > 2 && s[0] == '"' && s[len(s)-1] == '"' {
+		s = s[1 : len(s)-1]
+	}
+	switch s {
+	case "8", "9", "10", "11", "12", "13", "14", "15":
+		return true
+	}
+	return false
+}
+
+// withPlainOffer returns a request for gorilla with an offer that it understands as we did.
+func withPlainOffer(r *http.Request) *http.Request {
+	plain := *r
+	plain.Header = maps.Clone(r.Header)
+	plain.Header["Sec-Websocket-Extensions"] = []string{"permessage-deflate"}
+	return &plain
+}
+
+// readBufferSize is that of the one buffer a quiet socket keeps: gorilla looks at a frame header through it. Longer
+// reads pass it by.
+const readBufferSize = 128
+
+// handover is the http.ResponseWriter that gorilla's Upgrader takes the connection from.
+type handover struct {
+	c  *wire.Conn
+	rw *bufio.ReadWriter
+}
+
+var handoverBuffers = sync.Pool{New: func() any {
+	return bufio.NewReadWriter(bufio.NewReaderSize(nil, 16), bufio.NewWriterSize(nil, 1<<10))
+}}
+
+func (hw *handover) Header() http.Header         { return http.Header{} }
+func (hw *handover) Write(p []byte) (int, error) { return len(p), nil }
+func (hw *handover) WriteHeader(int)             {}
+
+func (hw *handover) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	hw.rw.Reader.Reset(hw.c)
+	return hw.c, hw.rw, nil
+}
+
+// newUpgrader returns a gorilla Upgrader. All that it would check was checked before.
+func newUpgrader(cfg *config, deflate bool) *websocket.Upgrader {
+	return &websocket.Upgrader{
+		ReadBufferSize:    readBufferSize,
+		WriteBufferSize:   cfg.writeBufferSize(),
+		WriteBufferPool:   &cfg.writeBuffers,
+		CheckOrigin:       func(*http.Request) bool { return true },
+		EnableCompression: deflate,
+	}
+}
+
+// hijack takes the connection from w, however deep other ResponseWriters have wrapped it.
+func hijack(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter, *HandshakeError) {
+	conn, rw, err := http.NewResponseController(w).Hijack()
+	if err == nil {
+		return conn, rw, nil
+	}
+	if errors.Is(err, http.ErrNotSupported) {
+		err = fmt.Errorf("foyer: %T hides http.Hijacker: it should have a method Unwrap() http.ResponseWriter: %w", innermost(w), err)
+	}
+	return nil, nil, &HandshakeError{Status: http.StatusInternalServerError, Code: CloseInternalServerErr,
+		Reason: "Internal server error.", Err: err}
+}
+
+// innermost returns the ResponseWriter at which unwrapping ends.
+func innermost(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = u.Unwrap()
+	}
+}
+
+// readRequest reads the head of a request from c. What follows it stays in c.
+func readRequest(c *wire.Conn) (*http.Request, *HandshakeError) {
+	var p requestParser
+	for {
+		n, done, refusal := p.parse(c.Peek())
+		c.Discard(n)
+		if refusal != nil {
+			refusal.Request = p.req
+			return nil, refusal
+		}
+		if done {
+			return p.req, nil
+		}
+		if err := c.Fill(); err != nil {
+			return nil, unfinished(err, c.BytesIn() > 0)
+		}
+	}
+}
+
+// unfinished is the refusal of a request that did not come in whole. Who sent nothing at all gets no answer.
+func unfinished(err error, begun bool) *HandshakeError {
+	refusal := &HandshakeError{Code: CloseAbnormalClosure, Reason: "The handshake was not finished.", Err: err}
+	var timeout net.Error
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		refusal.Err = ErrHandshakeTimeout
+		if begun {
+			refusal.Status = http.StatusRequestTimeout
+		}
+	}
+	return refusal
+}
+
+// within gives the hooks of r a context that ends at deadline.
+func within(r *http.Request, deadline time.Time) (*http.Request, context.CancelFunc) {
+	if deadline.IsZero() {
+		return r, func() {}
+	}
+	ctx, cancel := context.WithDeadline(r.Context(), deadline)
+	return r.WithContext(ctx), cancel
+}

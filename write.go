@@ -1,0 +1,276 @@
+package foyer
+
+import (
+	"context"
+	"io"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/foyerws/foyer/internal/wire"
+)
+
+// Write sends p as one message. It returns when the kernel has the message or the socket's write buffer does, and waits
+// while that has no room (MaxWriteBuffer). p is the caller's again when Write returns. Text should be valid UTF-8; a
+// peer ends the connection over text that is not.
+//
+// When ctx ends while Write waits for room, nothing was sent and the socket stays as it is; when it ends in the middle of
+// a long message, the connection is broken.
+func (s *Socket) Write(ctx context.Context, t MessageType, p []byte) error {
+	return s.send(ctx, t, p, true)
+}
+
+// SendText sends m as a text message, as Write does.
+func (s *Socket) SendText(ctx context.Context, m string) error {
+	return s.send(ctx, Text, []byte(m), true)
+}
+
+// SendBinary sends p as a binary message, as Write does.
+func (s *Socket) SendBinary(ctx context.Context, p []byte) error {
+	return s.send(ctx, Binary, p, true)
+}
+
+// Post sends p as one message without ever waiting. Where Write would wait, because MaxWriteBuffer bytes are waiting
+// for the peer or a Writer is open, Post sends nothing and returns ErrWriteBufferFull. p is the caller's again when Post
+// returns.
+func (s *Socket) Post(t MessageType, p []byte) error {
+	return s.send(background, t, p, false)
+}
+
+// Flush waits until the kernel has everything that was written before the call.
+func (s *Socket) Flush(ctx context.Context) error {
+	if err := s.wire.Flush(ctx); err != nil {
+		return s.writeError(ctx, err)
+	}
+	return nil
+}
+
+// BytesToWrite returns how many bytes, frame headers included, wait for the kernel to take them.
+func (s *Socket) BytesToWrite() int { return s.wire.BytesToWrite() }
+
+// Writer returns a writer for one message. What is written to it may leave at any time, in frames of the writer's
+// choosing; Close ends the message and must be called. Other messages wait until then; control frames pass in between.
+// ctx counts for the writer as well: when it ends before the message does, the connection is broken.
+func (s *Socket) Writer(ctx context.Context, t MessageType) (io.WriteCloser, error) {
+	if err := s.lockWrite(ctx, t, 0, true); err != nil {
+		return nil, err
+	}
+	defer s.writeMu.Unlock()
+	w, err := s.gorilla.NextWriter(int(t))
+	if err != nil {
+		return nil, s.writeError(ctx, err)
+	}
+	s.streaming = make(chan struct{})
+	return &messageWriter{socket: s, ctx: ctx, to: w}, nil
+}
+
+// send sends p as one message. With wait it waits for room, without it fails instead.
+func (s *Socket) send(ctx context.Context, t MessageType, p []byte, wait bool) error {
+	if err := s.lockWrite(ctx, t, len(p), wait); err != nil {
+		return err
+	}
+	if !s.server || s.deflate || s.config.frameSize > 0 && len(p) > s.config.frameSize {
+		return s.sendPieces(ctx, t, p, wait)
+	}
+
+	// gorilla builds the header in its buffer, and gives a long payload to the wire from where it lies.
+	lend := wait && len(p) >= wire.LendSize
+	if lend {
+		s.wire.Lend()
+	} else {
+		s.wire.Hold()
+	}
+	err := s.gorilla.WriteMessage(int(t), p)
+	mark := s.wire.Release()
+	s.writeMu.Unlock()
+	if err == nil && lend {
+		if err = s.wire.WaitWritten(ctx, mark); err != nil {
+			s.wire.Break()
+			s.abort(err)
+		}
+	}
+	if err != nil {
+		return s.writeError(ctx, err)
+	}
+	s.messagesOut.Add(1)
+	return nil
+}
+
+// sendPieces sends p through gorilla's buffer, which masks, compresses or splits it. The caller has locked writeMu.
+func (s *Socket) sendPieces(ctx context.Context, t MessageType, p []byte, wait bool) error {
+	to, err := s.gorilla.NextWriter(int(t))
+	if err != nil {
+		s.writeMu.Unlock()
+		return s.writeError(ctx, err)
+	}
+	s.streaming = make(chan struct{})
+	s.writeMu.Unlock()
+
+	w := messageWriter{socket: s, ctx: ctx, to: to, held: !wait || len(p) <= pieceSize}
+	if w.held {
+		s.wire.Hold()
+	}
+	_, err = w.Write(p)
+	if closeErr := w.Close(); err == nil {
+		err = closeErr
+	}
+	if w.held {
+		s.wire.Release()
+	}
+	return err
+}
+
+// lockWrite locks gorilla's writing side for a message of n bytes, when there is room for it.
+func (s *Socket) lockWrite(ctx context.Context, t MessageType, n int, wait bool) error {
+	if t != Text && t != Binary {
+		return errBadMessageType
+	}
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		s.writeMu.Lock()
+		if s.State() != Open {
+			s.writeMu.Unlock()
+			return s.closedError()
+		}
+		streaming := s.streaming
+		if streaming == nil && s.room(n, wait) {
+			return nil
+		}
+		s.writeMu.Unlock()
+
+		switch {
+		case !wait:
+			return ErrWriteBufferFull
+		case streaming != nil:
+			select {
+			case <-streaming:
+			case <-s.done:
+			case <-ctx.Done():
+			}
+		default:
+			if err := s.waitRoom(ctx, n); err != nil && ctx.Err() == nil {
+				return s.writeError(ctx, err)
+			}
+		}
+	}
+}
+
+// room reports whether n bytes fit into the write buffer. Who can wait may begin a message that is longer than the
+// buffer when nothing else is there.
+func (s *Socket) room(n int, wait bool) bool {
+	waiting := s.wire.BytesToWrite()
+	return s.config.maxWrite == 0 || waiting+n <= s.config.maxWrite || wait && waiting == 0
+}
+
+func (s *Socket) waitRoom(ctx context.Context, n int) error {
+	if s.config.maxWrite == 0 {
+		return nil
+	}
+	return s.wire.WaitRoom(ctx, max(s.config.maxWrite-n, 0))
+}
+
+// pieceSize is how much of a long message goes through gorilla's buffer before we look for room again.
+const pieceSize = 16 << 10
+
+// A messageWriter writes one message. It has gorilla's writing side from its making until Close.
+type messageWriter struct {
+	socket *Socket
+	ctx    context.Context
+	to     io.WriteCloser // gorilla's
+	held   bool           // the wire is held for the whole of the message, which was found to fit
+	closed bool
+}
+
+func (w *messageWriter) Write(p []byte) (n int, err error) {
+	if w.closed {
+		return 0, io.ErrClosedPipe
+	}
+	piece := pieceSize
+	if size := w.socket.config.frameSize; size > 0 {
+		piece = min(piece, size) // gorilla would send a longer piece as a frame of its own
+	}
+	for n < len(p) {
+		next := p[n:min(n+piece, len(p))]
+		if err := w.write(next); err != nil {
+			return n, err
+		}
+		n += len(next)
+	}
+	return n, nil
+}
+
+func (w *messageWriter) write(p []byte) error {
+	s := w.socket
+	if !w.held {
+		if err := s.waitRoom(w.ctx, len(p)); err != nil {
+			return w.failed(err)
+		}
+	}
+	if s.State() != Open {
+		return s.closedError()
+	}
+	s.wire.Hold()
+	_, err := w.to.Write(p)
+	s.wire.Release()
+	if err != nil {
+		return w.failed(err)
+	}
+	return nil
+}
+
+// Close ends the message.
+func (w *messageWriter) Close() error {
+	if w.closed {
+		return io.ErrClosedPipe
+	}
+	w.closed = true
+	s := w.socket
+	s.wire.Hold()
+	err := w.to.Close()
+	s.wire.Release()
+
+	s.writeMu.Lock()
+	close(s.streaming)
+	s.streaming = nil
+	s.writeMu.Unlock()
+	if err != nil {
+		return w.failed(err)
+	}
+	s.messagesOut.Add(1)
+	return nil
+}
+
+// failed breaks the connection if it was not broken before: the peer has half of a message.
+func (w *messageWriter) failed(err error) error {
+	if w.socket.State() == Open {
+		w.socket.abort(err)
+	}
+	return w.socket.writeError(w.ctx, err)
+}
+
+// writeError returns the error of a write: how the socket ended, if it did.
+func (s *Socket) writeError(ctx context.Context, err error) error {
+	if err == websocket.ErrCloseSent || s.State() != Open {
+		return s.closedError()
+	}
+	return err
+}
+
+// writeFailed ends the socket when the network takes no more.
+func (s *Socket) writeFailed(err error) { s.abort(err) }
+
+// closedError returns what a write on a socket that is not open returns.
+func (s *Socket) closedError() error {
+	if err := s.Err(); err != nil {
+		return err
+	}
+	return ErrClosed
+}
+
+// writeControl sends a control frame. It passes between the frames of a message and does not wait.
+func (s *Socket) writeControl(opcode int, payload []byte) error {
+	s.wire.Hold()
+	defer s.wire.Release()
+	return s.gorilla.WriteControl(opcode, payload, noDeadline)
+}

@@ -163,9 +163,9 @@ func (s *Socket) finish(e *CloseError, how ending) {
 	if cancel != nil {
 		cancel(e)
 	}
-	if how == farewell || how == answered && (!s.server || s.wire.BytesToWrite() > 0) {
+	if how == farewell || how == answered && !(s.server && s.wire.Done()) {
 		go func() {
-			s.wire.Finish(lingerTime)
+			s.wire.Finish(lingerTime, how == farewell || !s.server)
 			s.registry.remove(s)
 		}()
 	} else {

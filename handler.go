@@ -177,9 +177,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*S
 // A request line or header line may have 8 KiB, the header 100 lines, and all together 64 KiB.
 func (h *Handler) HandleConnection(conn net.Conn) error {
 	h.init()
+	c := wire.New(conn, nil)
 	if !h.registry.enter(conn) {
-		conn.Close()
-		return h.refused(unavailable(ErrClosed), nil)
+		return h.turnAway(c, unavailable(ErrClosed), nil, false)
 	}
 	defer h.registry.leave(conn)
 
@@ -191,7 +191,6 @@ func (h *Handler) HandleConnection(conn net.Conn) error {
 		h.failed(err)
 		return err
 	}
-	c := wire.New(conn, nil)
 	r, refusal := readRequest(c)
 	whole := refusal == nil
 	if whole {
@@ -206,8 +205,7 @@ func (h *Handler) HandleConnection(conn net.Conn) error {
 	if refusal == nil {
 		return nil
 	}
-	h.turnAway(c, refusal, whole)
-	return h.refused(refusal, r)
+	return h.turnAway(c, refusal, r, whole)
 }
 
 // HandleUpgrade performs the opening handshake on a request that somebody else has read, as a hijacking handler has: r is
@@ -225,8 +223,7 @@ func (h *Handler) HandleUpgrade(r *http.Request, conn net.Conn, rw *bufio.ReadWr
 	if refusal == nil {
 		return nil
 	}
-	h.turnAway(c, refusal, true)
-	return h.refused(refusal, r)
+	return h.turnAway(c, refusal, r, true)
 }
 
 // A connect function hands over the connection of a request that was let in, the request to keep, and the headers for
@@ -315,20 +312,19 @@ func (h *Handler) admit(r *http.Request, deadline time.Time, connect connect) (*
 
 // turnAway answers a refused request on a connection of ours and closes it. Where the request was not read whole, the
 // client may still be sending it.
-func (h *Handler) turnAway(c *wire.Conn, refusal *HandshakeError, whole bool) {
+func (h *Handler) turnAway(c *wire.Conn, refusal *HandshakeError, r *http.Request, whole bool) error {
+	err := h.refused(refusal, r)
 	conn := c.NetConn()
 	unread := !whole || c.Unread()
 	c.Forget()
-	if refusal.Status == 0 {
-		conn.Close()
-		return
+	if refusal.Status != 0 {
+		h.answerTo(conn, refusal)
+		if unread {
+			wire.Linger(conn, lingerTime, true)
+		}
 	}
-	h.answerTo(conn, refusal)
-	if unread {
-		wire.Linger(conn, lingerTime, true)
-	} else {
-		conn.Close()
-	}
+	conn.Close()
+	return err
 }
 
 // refused records a refusal and returns it as the error that the caller gets.

@@ -339,11 +339,7 @@ func (c *Conn) HungUp() bool {
 	if c.r < c.w {
 		return false
 	}
-	conn := c.net
-	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		conn = t.NetConn() // below TLS
-	}
-	if raw := rawConn(conn); raw != nil {
+	if raw := rawConn(underTLS(c.net)); raw != nil {
 		return rawHungUp(raw)
 	}
 	if _, ok := c.net.(interface{ CloseWrite() error }); ok {
@@ -356,14 +352,19 @@ func (c *Conn) HungUp() bool {
 	return err == io.EOF || err == io.ErrClosedPipe
 }
 
-// Finish ends the connection when all that waits was written. The server ends it first, a client waits for the server
-// to do so (RFC 6455 section 7.1.1). Neither takes longer than limit.
-func (c *Conn) Finish(limit time.Duration) {
+// Finish closes the connection when all that waits was written. With linger it sees to it that this arrives though the
+// peer may still be sending; a client waits for the server to close first then (RFC 6455 section 7.1.1). It takes
+// longer than limit only where TLS needs up to five seconds to find that its goodbye cannot be sent.
+func (c *Conn) Finish(limit time.Duration, linger bool) {
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	if c.Flush(ctx) == nil {
+	switch err := c.Flush(ctx); {
+	case err != nil:
+	case linger:
 		Linger(c.net, limit, c.tap.limits.Server)
+	default:
+		closeWrite(c.net)
 	}
 }
 
@@ -371,12 +372,33 @@ func (c *Conn) Finish(limit time.Duration) {
 // which eats it. With first it tells the peer that nothing more comes, and then it takes in what the peer still sends,
 // for no longer than limit.
 func Linger(conn net.Conn, limit time.Duration, first bool) {
-	defer conn.Close()
+	defer cut(conn)
 	conn.SetDeadline(time.Now().Add(limit))
-	if half, ok := conn.(interface{ CloseWrite() error }); first && (!ok || half.CloseWrite() != nil) {
-		return
+	if !first || closeWrite(conn) {
+		io.Copy(io.Discard, io.LimitReader(conn, drainSize))
 	}
-	io.Copy(io.Discard, io.LimitReader(conn, drainSize))
+}
+
+// closeWrite tells the peer that nothing more comes, and reports whether conn has a way to.
+func closeWrite(conn net.Conn) bool {
+	half, ok := conn.(interface{ CloseWrite() error })
+	return ok && half.CloseWrite() == nil
+}
+
+// cut closes conn at once. Closing a TLS connection would wait for the peer to take a last record.
+func cut(conn net.Conn) error {
+	if below := underTLS(conn); below != conn {
+		below.Close()
+	}
+	return conn.Close()
+}
+
+// underTLS returns the connection that carries a TLS connection, and any other as it is.
+func underTLS(conn net.Conn) net.Conn {
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		return t.NetConn()
+	}
+	return conn
 }
 
 // drainSize is how much of a peer's unread input Linger takes in before it closes all the same.
@@ -409,11 +431,14 @@ func (c *Conn) Forget() {
 	}
 }
 
-// Close closes the connection. Reads and writes under way end with an error.
+// Close closes the connection at once. Reads and writes under way end with an error.
 func (c *Conn) Close() error {
 	c.output.fail(net.ErrClosed, false)
-	return c.net.Close()
+	return cut(c.net)
 }
+
+// Done reports whether closing the connection now would lose nothing.
+func (c *Conn) Done() bool { return c.raw != nil && c.BytesToWrite() == 0 }
 
 // LocalAddr and RemoteAddr are those of the connection underneath.
 func (c *Conn) LocalAddr() net.Addr  { return c.net.LocalAddr() }

@@ -1,0 +1,401 @@
+package foyer
+
+import (
+	"bytes"
+	"compress/flate"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gorilla/websocket"
+)
+
+// violation sends input behind a handshake and returns the code of the close frame that answers it, and how the socket
+// ended.
+func violation(t *testing.T, h *Handler, extensions string, input ...[]byte) (CloseCode, error) {
+	t.Helper()
+	closeHandler(t, h)
+	conn := dialTCP(t, serveRaw(t, h))
+	request := handshakeRequest()
+	if extensions != "" {
+		request = handshakeRequest("Sec-WebSocket-Extensions: " + extensions)
+	}
+	_, br := ask(t, conn, request)
+	s := accept(t, h)
+	ended := make(chan error, 1)
+	go func() {
+		for {
+			if _, _, err := s.Read(context.Background()); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	go conn.Write(bytes.Join(input, nil))
+	header := make([]byte, 4)
+	if _, err := io.ReadFull(br, header); err != nil || header[0] != 0x88 {
+		t.Fatalf("answer %x, %v", header, err)
+	}
+	return CloseCode(header[2])<<8 | CloseCode(header[3]), <-ended
+}
+
+// TestTextIsUTF8 is RFC 6455 section 8.1. None of the inputs is a whole message: the bad byte alone must end the socket.
+func TestTextIsUTF8(t *testing.T) {
+	for name, input := range map[string][][]byte{
+		"in the first fragment":    {frame(0x01, "good\xffbad")},
+		"in a continuation":        {frame(0x01, "good"), frame(0x00, "b\xc0")},
+		"in the middle of a frame": {frame(0x81, "ok\xfe"+strings.Repeat("x", 70000))[:200]},
+		"surrogate":                {frame(0x01, "\xed\xa0")},
+		"beyond the last rune":     {frame(0x01, "\xf4\x90")},
+		"split over fragments":     {frame(0x01, "\xe2\x82"), frame(0x00, "\x28")},
+		"cut off at the end":       {frame(0x81, "\xe2\x82")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if code, err := violation(t, &Handler{}, "", input...); code != CloseInvalidFramePayloadData || !errors.Is(err, ErrClosed) {
+				t.Error(code, err)
+			}
+		})
+	}
+}
+
+func TestUTF8CheckerAgreesWithTheStandardLibrary(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	pieces := []string{"a", "é", "€", "🙂", "\xff", "\xc3", "\xe2\x82", "\xf0\x9f\x99", "\xed\xa0\x80", "plain text "}
+	for range 20000 {
+		var text string
+		for range r.IntN(6) {
+			text += pieces[r.IntN(len(pieces)-r.IntN(len(pieces)))]
+		}
+		var c utf8Checker
+		valid := true
+		for rest := text; rest != "" && valid; {
+			n := 1 + r.IntN(len(rest))
+			valid = c.valid([]byte(rest[:n]))
+			rest = rest[n:]
+		}
+		if got := valid && c.n == 0; got != utf8.ValidString(text) {
+			t.Fatalf("%q: %v", text, got)
+		}
+	}
+}
+
+func TestSplitRunesPass(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	c, s := connectTCP(t, h)
+	text := strings.Repeat("aé€🙂", 100)
+	go func() {
+		conn := c.NetConn()
+		conn.Write(frame(0x01, text[:1]))
+		for i := 1; i < len(text); i++ {
+			conn.Write(frame(0x00, text[i:i+1]))
+		}
+		conn.Write(frame(0x80, ""))
+	}()
+	if typ, p, err := s.Read(t.Context()); err != nil || typ != Text || string(p) != text {
+		t.Error(typ, err)
+	}
+}
+
+func TestMaxMessageSize(t *testing.T) {
+	const limit = 1000
+	big := strings.Repeat("x", limit+1)
+	for _, frames := range [][][]byte{
+		{frame(0x82, big[1:])},
+		{frame(0x02, big[:400]), frame(0x80, big[401:])},
+	} {
+		h := closeHandler(t, &Handler{MaxMessageSize: limit})
+		c, s := connectTCP(t, h)
+		c.NetConn().Write(bytes.Join(frames, nil))
+		if _, p, err := s.Read(t.Context()); err != nil || len(p) != limit {
+			t.Errorf("a message of the limit: %d bytes, %v", len(p), err)
+		}
+	}
+	for name, input := range map[string][][]byte{
+		"one frame":              {frame(0x82, big)},
+		"only its header":        {frame(0x82, big)[:4]},
+		"several frames":         {frame(0x02, big[:400]), frame(0x80, big[400:])},
+		"frame of 2^62":          {{0x82, 0xff, 0x40, 0, 0, 0, 0, 0, 0, 0}},
+		"endless small frames":   append([][]byte{frame(0x02, "")}, bytes.Repeat(frame(0x00, "xxxxx"), 300)),
+		"after an ordinary one":  {frame(0x82, "fine"), frame(0x82, big)},
+		"several, one too large": {frame(0x02, ""), frame(0x00, big)[:4]},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, err := violation(t, &Handler{MaxMessageSize: limit}, "", input...)
+			if code != CloseMessageTooBig || !errors.Is(err, ErrMessageTooBig) {
+				t.Error(code, err)
+			}
+		})
+	}
+}
+
+func TestMaxFrameSize(t *testing.T) {
+	h := closeHandler(t, &Handler{MaxFrameSize: 100})
+	c, s := connectTCP(t, h)
+	c.NetConn().Write(append(frame(0x02, strings.Repeat("x", 100)), frame(0x80, strings.Repeat("x", 99))...))
+	if _, p, err := s.Read(t.Context()); err != nil || len(p) != 199 {
+		t.Error(len(p), err)
+	}
+	if code, err := violation(t, &Handler{MaxFrameSize: 100}, "", frame(0x82, strings.Repeat("x", 101))); code != CloseMessageTooBig || !errors.Is(err, ErrMessageTooBig) {
+		t.Error(code, err)
+	}
+}
+
+// deflated compresses p as permessage-deflate does, RFC 7692 section 7.2.1.
+func deflated(p string) string {
+	var b bytes.Buffer
+	w, _ := flate.NewWriter(&b, flate.BestCompression)
+	io.WriteString(w, p)
+	w.Flush()
+	return strings.TrimSuffix(b.String(), "\x00\x00\xff\xff")
+}
+
+func TestCompressedMessages(t *testing.T) {
+	h := closeHandler(t, &Handler{Compression: true, MaxMessageSize: 100000})
+	conn := dialTCP(t, serveRaw(t, h))
+	resp, _ := ask(t, conn, handshakeRequest("Sec-WebSocket-Extensions: permessage-deflate"))
+	if !strings.HasPrefix(resp.Header.Get("Sec-WebSocket-Extensions"), "permessage-deflate") {
+		t.Fatal(resp.Header)
+	}
+	s := accept(t, h)
+	text := strings.Repeat("compress me, ", 5000)
+	zipped := deflated(text)
+	conn.Write(frame(0xc1, zipped))
+	conn.Write(append(frame(0x41, zipped[:10]), frame(0x80, zipped[10:])...))
+	conn.Write(frame(0x81, "plain"))
+	for _, want := range []string{text, text, "plain"} {
+		if _, p, err := s.Read(t.Context()); err != nil || string(p) != want {
+			t.Fatalf("%d bytes, %v", len(p), err)
+		}
+	}
+}
+
+func TestCompressionBombIsCutOff(t *testing.T) {
+	bomb := deflated(strings.Repeat("\x00", 50<<20))
+	code, err := violation(t, &Handler{Compression: true}, "permessage-deflate", frame(0xc2, bomb))
+	if code != CloseMessageTooBig || !errors.Is(err, ErrMessageTooBig) {
+		t.Error(code, err)
+	}
+}
+
+func TestCorruptCompressedData(t *testing.T) {
+	code, err := violation(t, &Handler{Compression: true}, "permessage-deflate", frame(0xc2, "\xff\xff\xff\xff"))
+	if code != CloseInvalidFramePayloadData || !errors.Is(err, ErrClosed) {
+		t.Error(code, err)
+	}
+}
+
+func TestReservedBits(t *testing.T) {
+	for name, input := range map[string][]byte{
+		"RSV1 on a continuation": append(frame(0x42, deflated("x")), frame(0xc0, "x")...),
+		"RSV1 on a ping":         frame(0xc9, ""),
+		"RSV2":                   frame(0xa1, ""),
+	} {
+		if code, _ := violation(t, &Handler{Compression: true}, "permessage-deflate", input); code != CloseProtocolError {
+			t.Errorf("%s: %v", name, code)
+		}
+	}
+	if code, _ := violation(t, &Handler{Compression: true}, "", frame(0xc1, deflated("x"))); code != CloseProtocolError {
+		t.Errorf("RSV1 without negotiation: %v", code)
+	}
+}
+
+func TestCompressionOffers(t *testing.T) {
+	for offer, want := range map[string]bool{
+		"permessage-deflate":                                                         true,
+		"permessage-deflate; client_max_window_bits":                                 true,
+		"permessage-deflate; client_max_window_bits=10":                              true,
+		`permessage-deflate; client_max_window_bits="10"`:                            true,
+		"permessage-deflate; server_no_context_takeover; client_no_context_takeover": true,
+		"x-other, permessage-deflate":                                                true,
+		"permessage-deflate; server_max_window_bits=10":                              false,
+		"permessage-deflate; server_max_window_bits=10, permessage-deflate":          true,
+		"permessage-deflate; client_max_window_bits=7":                               false,
+		"permessage-deflate; client_max_window_bits=16":                              false,
+		"permessage-deflate; client_max_window_bits=":                                false,
+		"permessage-deflate; client_no_context_takeover=1":                           false,
+		"permessage-deflate; client_no_context_takeover; client_no_context_takeover": false,
+		"permessage-deflate; unknown":                                                false,
+		"permessage-deflate;":                                                        false,
+		"x-permessage-deflate":                                                       false,
+		"":                                                                           false,
+	} {
+		if got := offersDeflate([]string{offer}); got != want {
+			t.Errorf("%q: %v, want %v", offer, got, want)
+		}
+	}
+	h := closeHandler(t, &Handler{})
+	if resp, _ := ask(t, dialTCP(t, serveRaw(t, h)), handshakeRequest("Sec-WebSocket-Extensions: permessage-deflate")); resp.Header.Get("Sec-WebSocket-Extensions") != "" {
+		t.Error("compression is not off by default")
+	}
+}
+
+func TestReadThatIsCancelledBetweenMessagesDoesNoHarm(t *testing.T) {
+	for name, connect := range map[string]func(testing.TB, *Handler) (*websocket.Conn, *Socket){"tcp": connectTCP, "pipe": connectPipe} {
+		t.Run(name, func(t *testing.T) {
+			h := closeHandler(t, &Handler{})
+			c, s := connect(t, h)
+			go c.ReadMessage()
+			for i := range 20 {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*100*time.Microsecond)
+				if _, _, err := s.Read(ctx); err != context.DeadlineExceeded {
+					t.Fatal(err)
+				}
+				cancel()
+				if _, _, err := s.Read(ctx); err != context.DeadlineExceeded {
+					t.Fatal(err)
+				}
+				// Pings are answered between messages and do not make a read uncancellable.
+				go c.NetConn().Write(frame(0x89, "ping"))
+				ctx, cancel = context.WithTimeout(t.Context(), 5*time.Millisecond)
+				if _, _, err := s.Read(ctx); err != context.DeadlineExceeded {
+					t.Fatal(err)
+				}
+				cancel()
+				go c.NetConn().Write(frame(0x81, "hello"))
+				if _, p, err := s.Read(t.Context()); err != nil || string(p) != "hello" {
+					t.Fatal(string(p), err)
+				}
+			}
+		})
+	}
+}
+
+func TestReadThatIsCancelledInAMessageBreaksTheConnection(t *testing.T) {
+	for name, begun := range map[string][]byte{"frame": frame(0x81, "hello")[:8], "fragments": frame(0x01, "hello")} {
+		t.Run(name, func(t *testing.T) {
+			h := closeHandler(t, &Handler{})
+			c, s := connectTCP(t, h)
+			c.NetConn().Write(begun)
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			defer cancel()
+			if _, _, err := s.Read(ctx); !errors.Is(err, ErrClosed) || !errors.Is(err, context.DeadlineExceeded) || s.CloseCode() != CloseAbnormalClosure {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestMessageThatIsCutOffIsNotDelivered(t *testing.T) {
+	for name, begun := range map[string][]byte{"frame": frame(0x81, "hello")[:8], "fragments": frame(0x01, "hello")} {
+		t.Run(name, func(t *testing.T) {
+			h := closeHandler(t, &Handler{})
+			c, s := connectTCP(t, h)
+			c.NetConn().Write(begun)
+			c.NetConn().Close()
+			if _, p, err := s.Read(t.Context()); !errors.Is(err, io.ErrUnexpectedEOF) || p != nil {
+				t.Errorf("%q, %v", p, err)
+			}
+		})
+	}
+}
+
+func TestOnlyOneGoroutineReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &Handler{}
+		_, s := connectPipe(t, h)
+		go s.Read(context.Background())
+		synctest.Wait()
+		if _, _, err := s.Read(t.Context()); err != ErrReading {
+			t.Error(err)
+		}
+		if _, _, err := s.Reader(t.Context()); err != ErrReading {
+			t.Error(err)
+		}
+		s.Abort()
+	})
+}
+
+func TestReader(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	c, s := connectTCP(t, h)
+	text := strings.Repeat("stream ", 20000)
+	for range 3 {
+		go c.WriteMessage(websocket.TextMessage, []byte(text))
+		typ, r, err := s.Reader(t.Context())
+		if err != nil || typ != Text {
+			t.Fatal(err)
+		}
+		if n, err := r.Read(nil); n != 0 || err != nil {
+			t.Error(n, err)
+		}
+		if err := iotest.TestReader(r, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.WriteMessage(websocket.BinaryMessage, []byte("dropped"))
+	c.WriteMessage(websocket.BinaryMessage, []byte("wanted"))
+	_, dropped, err := s.Reader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dropped.Read(make([]byte, 3))
+	if typ, p, err := s.Read(t.Context()); err != nil || string(p) != "wanted" || typ != Binary {
+		t.Error(string(p), err)
+	}
+	if _, err := dropped.Read(make([]byte, 3)); err != io.EOF {
+		t.Error(err)
+	}
+	if s.traffic().messagesIn != 5 {
+		t.Errorf("%d messages", s.traffic().messagesIn)
+	}
+}
+
+func TestReaderEndsWithItsContext(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	c, s := connectTCP(t, h)
+	c.NetConn().Write(frame(0x02, "begun"))
+	ctx, cancel := context.WithCancel(t.Context())
+	_, r, err := s.Reader(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.ReadFull(r, make([]byte, 5))
+	cancel()
+	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, context.Canceled) || !errors.Is(err, ErrClosed) {
+		t.Error(err)
+	}
+}
+
+func TestProgramsCanReadThroughGorilla(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	c, s := connectTCP(t, h)
+	c.WriteMessage(websocket.TextMessage, []byte("one"))
+	c.WriteMessage(websocket.TextMessage, []byte("two"))
+	for _, want := range []string{"one", "two"} {
+		if _, p, err := s.Gorilla().ReadMessage(); err != nil || string(p) != want {
+			t.Error(string(p), err)
+		}
+	}
+	s.Gorilla().WriteMessage(websocket.TextMessage, []byte("three"))
+	if _, p, err := c.ReadMessage(); err != nil || string(p) != "three" {
+		t.Error(string(p), err)
+	}
+	s.Gorilla().SetReadDeadline(time.Now().Add(time.Millisecond))
+	if _, _, err := s.Gorilla().ReadMessage(); err == nil {
+		t.Error("the read deadline was ignored")
+	}
+}
+
+func TestStrings(t *testing.T) {
+	for got, want := range map[string]string{
+		Text.String(): "text", Binary.String(): "binary", MessageType(9).String(): "invalid message type",
+		Open.String(): "open", Closed.String(): "closed", State(9).String(): "invalid state",
+		(&TLSError{Err: io.EOF}).Error():                      "foyer: TLS handshake with <nil>: EOF",
+		(&AcceptError{Err: io.EOF}).Error():                   "foyer: accept: EOF",
+		(&HandshakeError{Status: 403, Reason: "No."}).Error(): "foyer: handshake refused with status 403: No.",
+	} {
+		if got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if (&PanicError{Value: 1}).Unwrap() != nil {
+		t.Error("a panic that is no error has one")
+	}
+}

@@ -1,0 +1,375 @@
+package foyer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// frames reads the frames that a server sends until the end of a message, as "opcode:length" with a + where more follow.
+func readFrames(t *testing.T, r io.Reader) (frames []string, message string) {
+	t.Helper()
+	for {
+		var h [10]byte
+		if _, err := io.ReadFull(r, h[:2]); err != nil {
+			t.Fatal(err)
+		}
+		n := int(h[1])
+		switch n {
+		case 126:
+			io.ReadFull(r, h[2:4])
+			n = int(h[2])<<8 | int(h[3])
+		case 127:
+			io.ReadFull(r, h[2:10])
+			n = int(h[6])<<24 | int(h[7])<<16 | int(h[8])<<8 | int(h[9])
+		}
+		p := make([]byte, n)
+		if _, err := io.ReadFull(r, p); err != nil {
+			t.Fatal(err)
+		}
+		more := ""
+		if h[0]&0x80 == 0 {
+			more = "+"
+		}
+		frames = append(frames, fmt.Sprintf("%d:%d%s", h[0]&0xf, n, more))
+		message += string(p)
+		if more == "" {
+			return frames, message
+		}
+	}
+}
+
+func TestWriteSizes(t *testing.T) {
+	for _, compression := range []bool{false, true} {
+		h := closeHandler(t, &Handler{Compression: compression})
+		d := websocket.Dialer{EnableCompression: true}
+		c, _, err := d.Dial("ws://"+serveRaw(t, h), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		s := accept(t, h)
+		for _, size := range []int{0, 1, 125, 126, 4095, 4096, 4097, 65535, 65536, 3 << 20} {
+			want := strings.Repeat("é", size)
+			sent := make(chan error, 1)
+			go func() { sent <- s.SendText(t.Context(), want) }()
+			typ, p, err := c.ReadMessage()
+			if err != nil || typ != websocket.TextMessage || string(p) != want {
+				t.Fatalf("compression %v, %d bytes: got %d, %v", compression, len(want), len(p), err)
+			}
+			if err := <-sent; err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s.traffic().messagesOut != 10 {
+			t.Errorf("%d messages", s.traffic().messagesOut)
+		}
+	}
+}
+
+func TestOutgoingFrameSize(t *testing.T) {
+	h := closeHandler(t, &Handler{OutgoingFrameSize: 10})
+	conn := dialTCP(t, serveRaw(t, h))
+	_, br := ask(t, conn, handshakeRequest())
+	s := accept(t, h)
+	for length, want := range map[int][]string{
+		0:  {"2:0"},
+		9:  {"2:9"},
+		10: {"2:10"},
+		11: {"2:10+", "0:1"},
+		20: {"2:10+", "0:10"},
+		25: {"2:10+", "0:10+", "0:5"},
+	} {
+		m := strings.Repeat("m", length)
+		s.SendBinary(t.Context(), []byte(m))
+		if frames, got := readFrames(t, br); !slices.Equal(frames, want) || got != m {
+			t.Errorf("%d bytes: %v, want %v", length, frames, want)
+		}
+	}
+	if sent, dropped := Broadcast(slices.Values([]*Socket{s}), Text, bytes.Repeat([]byte("b"), 11)); sent != 1 || dropped != 0 {
+		t.Error(sent, dropped)
+	}
+	if frames, _ := readFrames(t, br); !slices.Equal(frames, []string{"1:10+", "0:1"}) {
+		t.Error(frames)
+	}
+}
+
+func TestConcurrentWritersDoNotMix(t *testing.T) {
+	h := closeHandler(t, &Handler{PingInterval: 5 * time.Millisecond})
+	c, s := connectTCP(t, h)
+	const writers, each = 16, 50
+	go s.Read(context.Background())
+	var writing sync.WaitGroup
+	for i := range writers {
+		m := bytes.Repeat([]byte{byte('a' + i)}, 1+i*5000)
+		writing.Go(func() {
+			for n := range each {
+				var err error
+				switch n % 3 {
+				case 0:
+					err = s.Write(t.Context(), Binary, m)
+				case 1:
+					for err = s.Post(Binary, m); err == ErrWriteBufferFull; err = s.Post(Binary, m) {
+						time.Sleep(time.Millisecond)
+					}
+				case 2:
+					var w io.WriteCloser
+					if w, err = s.Writer(t.Context(), Binary); err == nil {
+						w.Write(m[:len(m)/2])
+						w.Write(m[len(m)/2:])
+						err = w.Close()
+					}
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	counts := map[byte]int{}
+	for range writers * each {
+		_, p, err := c.ReadMessage()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(p) != 1+int(p[0]-'a')*5000 || len(bytes.Trim(p, string(p[:1]))) > 0 {
+			t.Fatalf("messages are mixed: %d bytes", len(p))
+		}
+		counts[p[0]]++
+	}
+	writing.Wait()
+	for m, n := range counts {
+		if n != each {
+			t.Errorf("%d messages of %c", n, m)
+		}
+	}
+}
+
+// TestPeerThatDoesNotRead fills a socket's way to a peer that takes nothing.
+func TestPeerThatDoesNotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &Handler{MaxWriteBuffer: 10000, PongTimeout: 20 * time.Second}
+		_, s := connectPipe(t, h)
+		message := make([]byte, 1000)
+		n := 0
+		for ; s.Post(Binary, message) == nil; n++ {
+		}
+		if s.Post(Binary, message) != ErrWriteBufferFull || n < 8 || n > 10 {
+			t.Errorf("%d messages were taken", n)
+		}
+		if waiting := s.BytesToWrite(); waiting < 8000 || waiting > 10000 {
+			t.Errorf("%d bytes wait", waiting)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := s.Write(ctx, Binary, message); err != context.DeadlineExceeded || s.State() != Open {
+			t.Errorf("Write: %v", err)
+		}
+		if err := s.Flush(ctx); err != context.DeadlineExceeded {
+			t.Errorf("Flush: %v", err)
+		}
+		begin := time.Now()
+		if err := s.Write(t.Context(), Binary, message); !errors.Is(err, ErrPingTimeout) || !errors.Is(err, ErrClosed) {
+			t.Errorf("Write: %v", err)
+		}
+		if took := time.Since(begin); took > 30*time.Second {
+			t.Errorf("the peer was given up after %v", took)
+		}
+	})
+}
+
+func TestWriteGoesOnWhenThereIsRoom(t *testing.T) {
+	h := closeHandler(t, &Handler{MaxWriteBuffer: 100000})
+	c, s := connectTCP(t, h)
+	const n = 3000
+	written := make(chan error)
+	go func() {
+		for range n {
+			if err := s.Write(t.Context(), Binary, make([]byte, 5000)); err != nil {
+				written <- err
+				return
+			}
+		}
+		written <- s.Flush(t.Context())
+	}()
+	eventually(t, "the buffer to fill", func() bool { return s.BytesToWrite() > 90000 })
+	for range n {
+		if _, p, err := c.ReadMessage(); err != nil || len(p) != 5000 {
+			t.Fatal(err)
+		}
+		if waiting := s.BytesToWrite(); waiting > 100000 {
+			t.Fatalf("%d bytes wait", waiting)
+		}
+	}
+	if err := <-written; err != nil || s.BytesToWrite() != 0 {
+		t.Error(err, s.BytesToWrite())
+	}
+}
+
+func TestLongMessageThatIsCancelledBreaksTheConnection(t *testing.T) {
+	for name, h := range map[string]*Handler{"lent": {}, "split": {OutgoingFrameSize: 5000}} {
+		t.Run(name, func(t *testing.T) {
+			closeHandler(t, h)
+			_, s := connectTCP(t, h)
+			long := make([]byte, 64<<20)
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			defer cancel()
+			if err := s.Write(ctx, Binary, long); !errors.Is(err, context.DeadlineExceeded) || s.State() != Closed {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestPostNeverKeepsTheCallersMemory(t *testing.T) {
+	h := closeHandler(t, &Handler{MaxWriteBuffer: 64 << 20})
+	c, s := connectTCP(t, h)
+	p := bytes.Repeat([]byte("a"), 8<<20)
+	if err := s.Post(Binary, p); err != nil {
+		t.Fatal(err)
+	}
+	clear(p)
+	if _, got, err := c.ReadMessage(); err != nil || len(bytes.Trim(got, "a")) > 0 {
+		t.Error("the message changed after Post", err)
+	}
+}
+
+func TestWriter(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	c, s := connectTCP(t, h)
+	w, err := s.Writer(t.Context(), Text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Post(Text, nil); err != ErrWriteBufferFull {
+		t.Errorf("Post while a Writer is open: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := s.SendText(ctx, "waits"); err != context.DeadlineExceeded {
+		t.Errorf("Write while a Writer is open: %v", err)
+	}
+	if _, err := s.Writer(ctx, Text); err != context.DeadlineExceeded {
+		t.Errorf("a second Writer: %v", err)
+	}
+	waiting := make(chan error)
+	go func() { waiting <- s.SendText(t.Context(), "second") }()
+	io.WriteString(w, "fir")
+	io.WriteString(w, "st")
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := io.WriteString(w, "x"); err != io.ErrClosedPipe || w.Close() != io.ErrClosedPipe {
+		t.Errorf("write after close: %v", err)
+	}
+	if err := <-waiting; err != nil {
+		t.Error(err)
+	}
+	for _, want := range []string{"first", "second"} {
+		if _, p, err := c.ReadMessage(); err != nil || string(p) != want {
+			t.Error(string(p), err)
+		}
+	}
+	if _, err := s.Writer(t.Context(), 7); err != errBadMessageType {
+		t.Error(err)
+	}
+}
+
+func TestWriterOfAClosedSocket(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	_, s := connectTCP(t, h)
+	w, err := s.Writer(t.Context(), Text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waiting := make(chan error)
+	go func() { waiting <- s.SendText(context.Background(), "x") }()
+	time.Sleep(time.Millisecond)
+	s.Abort()
+	if err := <-waiting; !errors.Is(err, ErrClosed) {
+		t.Error(err)
+	}
+	if _, err := io.WriteString(w, "x"); !errors.Is(err, ErrClosed) {
+		t.Error(err)
+	}
+	if err := w.Close(); !errors.Is(err, ErrClosed) {
+		t.Error(err)
+	}
+}
+
+func TestControlFramesPassBetweenFragments(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	conn := dialTCP(t, serveRaw(t, h))
+	_, br := ask(t, conn, handshakeRequest())
+	s := accept(t, h)
+	go s.Read(context.Background())
+	w, err := s.Writer(t.Context(), Binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Write(make([]byte, 20000))
+	conn.Write(frame(0x89, "hi"))
+	var frames []string
+	for range 2 { // two pieces are long enough to leave before the end
+		b := make([]byte, 4)
+		io.ReadFull(br, b)
+		n := int(b[2])<<8 | int(b[3])
+		io.CopyN(io.Discard, br, int64(n))
+		frames = append(frames, fmt.Sprint(b[0], " ", n))
+		if len(frames) == 1 {
+			pong, _ := br.Peek(4)
+			if string(pong) != "\x8a\x02hi" {
+				t.Errorf("between the fragments: %q", pong)
+			}
+			break
+		}
+	}
+	s.Abort()
+}
+
+func TestBroadcast(t *testing.T) {
+	h := closeHandler(t, &Handler{MaxPending: -1, MaxWriteBuffer: 20000, Compression: true})
+	addr := serveRaw(t, h)
+	var clients []*websocket.Conn
+	var sockets []*Socket
+	for i := range 5 {
+		d := websocket.Dialer{EnableCompression: i == 0}
+		c, _, err := d.Dial("ws://"+addr, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		clients = append(clients, c)
+		sockets = append(sockets, accept(t, h))
+	}
+	sockets[4].Abort()
+	w, err := sockets[3].Writer(t.Context(), Text) // takes nothing else
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all iter.Seq[*Socket] = slices.Values(sockets)
+	if sent, dropped := Broadcast(all, Text, []byte("to everybody")); sent != 3 || dropped != 2 {
+		t.Errorf("sent %d, dropped %d", sent, dropped)
+	}
+	w.Close()
+	for _, c := range clients[:3] {
+		if _, p, err := c.ReadMessage(); err != nil || string(p) != "to everybody" {
+			t.Error(string(p), err)
+		}
+	}
+	if sent, dropped := Broadcast(all, 0, nil); sent != 0 || dropped != 5 {
+		t.Errorf("sent %d, dropped %d", sent, dropped)
+	}
+}

@@ -316,8 +316,14 @@ func TestReader(t *testing.T) {
 	h := closeHandler(t, &Handler{})
 	c, s := connectTCP(t, h)
 	text := strings.Repeat("stream ", 20000)
+	go func() {
+		for range 3 {
+			c.WriteMessage(websocket.TextMessage, []byte(text))
+		}
+		c.WriteMessage(websocket.BinaryMessage, []byte("dropped"))
+		c.WriteMessage(websocket.BinaryMessage, []byte("wanted"))
+	}()
 	for range 3 {
-		go c.WriteMessage(websocket.TextMessage, []byte(text))
 		typ, r, err := s.Reader(t.Context())
 		if err != nil || typ != Text {
 			t.Fatal(err)
@@ -329,8 +335,6 @@ func TestReader(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c.WriteMessage(websocket.BinaryMessage, []byte("dropped"))
-	c.WriteMessage(websocket.BinaryMessage, []byte("wanted"))
 	_, dropped, err := s.Reader(t.Context())
 	if err != nil {
 		t.Fatal(err)

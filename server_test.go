@@ -1,0 +1,275 @@
+package foyer
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+func TestServerAccessors(t *testing.T) {
+	s := &Server{Handler: &Handler{}}
+	if s.IsListening() || s.Addr() != nil || s.Port() != 0 || s.URL() != nil || s.Secure() {
+		t.Error("listens before Listen")
+	}
+	if _, err := s.File(); err != ErrNotListening {
+		t.Error(err)
+	}
+	if err := s.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	if !s.IsListening() || s.Port() == 0 || s.URL().String() != "ws://"+s.Addr().String() {
+		t.Error(s.Addr(), s.Port(), s.URL())
+	}
+	if err := s.Listen("tcp", "127.0.0.1:0"); err != errIsListening {
+		t.Error(err)
+	}
+	if err := s.Close(); err != nil || s.IsListening() {
+		t.Error(err)
+	}
+	if err := s.Close(); !errors.Is(err, ErrNotListening) {
+		t.Error(err)
+	}
+	if err := s.Listen("tcp", "127.0.0.1:0"); err != ErrClosed {
+		t.Errorf("listening again: %v", err)
+	}
+	if err := new(Server).Listen("tcp", "127.0.0.1:0"); err != errNoHandler {
+		t.Error(err)
+	}
+	if err := new(Server).Close(); err != ErrNotListening {
+		t.Error(err)
+	}
+	if err := new(Server).Shutdown(t.Context()); err != ErrNotListening {
+		t.Error(err)
+	}
+	if err := s.Listen("tcp", "256.0.0.1:0"); err == nil {
+		t.Error("listens on nonsense")
+	}
+	if err := s.ListenAndServe("256.0.0.1:0"); err == nil {
+		t.Error("listens on nonsense")
+	}
+}
+
+func TestServerURLOfAllAddresses(t *testing.T) {
+	certificate := httptest.NewTLSServer(nil)
+	defer certificate.Close()
+	s := &Server{Handler: &Handler{}, TLSConfig: certificate.TLS}
+	if err := s.Listen("tcp", ":0"); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if u := s.URL(); u.Scheme != "wss" || u.Hostname() != "localhost" || !s.Secure() {
+		t.Error(u)
+	}
+}
+
+func TestServerOnAUnixSocket(t *testing.T) {
+	h := &Handler{}
+	s := &Server{Handler: h}
+	path := filepath.Join(t.TempDir(), "s")
+	if err := s.Listen("unix", path); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if s.URL().String() != "ws+unix://"+path || s.Port() != 0 {
+		t.Error(s.URL())
+	}
+	d := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) { return net.Dial("unix", path) }}
+	c, _, err := d.Dial("ws://localhost/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	accept(t, h).SendText(t.Context(), "hello")
+	if _, p, err := c.ReadMessage(); err != nil || string(p) != "hello" {
+		t.Error(string(p), err)
+	}
+}
+
+func TestServeEndsWithClose(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{Handler: &Handler{}}
+	served := make(chan error)
+	go func() { served <- s.Serve(l) }()
+	eventually(t, "the server to listen", s.IsListening)
+	l2, _ := net.Listen("tcp", "127.0.0.1:0")
+	if err := s.Serve(l2); err != errIsListening {
+		t.Error(err)
+	}
+	if _, err := l2.Accept(); err == nil {
+		t.Error("the refused listener is open")
+	}
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := <-served; err != ErrClosed {
+		t.Error(err)
+	}
+}
+
+func TestServerPause(t *testing.T) {
+	h := &Handler{}
+	s := &Server{Handler: h}
+	if err := s.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	addr := s.Addr().String()
+	pending := dial(t, addr, nil)
+	s.Pause()
+	s.Pause()
+	conn := dialTCP(t, addr)
+	conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	io.WriteString(conn, handshakeRequest())
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a paused server answers: %v", err)
+	}
+	accept(t, h).SendText(t.Context(), "what waits stays")
+	if _, p, err := pending.ReadMessage(); err != nil || string(p) != "what waits stays" {
+		t.Error(string(p), err)
+	}
+	s.Resume()
+	s.Resume()
+	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := conn.Read(make([]byte, 1)); err != nil {
+		t.Errorf("a resumed server does not answer: %v", err)
+	}
+	s.Pause()
+	left := dialTCP(t, addr)
+	time.Sleep(10 * time.Millisecond)
+	s.Close()
+	if _, err := io.ReadAll(left); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("a connection was forgotten: %v", err)
+	}
+}
+
+// faultyListener fails a few times before it accepts.
+type faultyListener struct {
+	net.Listener
+	mu   sync.Mutex
+	errs []error
+}
+
+func (l *faultyListener) Accept() (net.Conn, error) {
+	l.mu.Lock()
+	if len(l.errs) > 0 {
+		err := l.errs[0]
+		l.errs = l.errs[1:]
+		l.mu.Unlock()
+		return nil, err
+	}
+	l.mu.Unlock()
+	return l.Listener.Accept()
+}
+
+func TestTemporaryAcceptErrorsAreRetried(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	errs := make(chan error, 10)
+	h := &Handler{OnError: func(err error) { errs <- err }}
+	s := &Server{Handler: h}
+	defer s.Close()
+	full := &net.OpError{Op: "accept", Err: os.NewSyscallError("accept", syscall.EMFILE)}
+	go s.Serve(&faultyListener{Listener: l, errs: []error{full, full, full}})
+	dial(t, l.Addr().String(), nil)
+	for range 3 {
+		var failed *AcceptError
+		if err := <-errs; !errors.As(err, &failed) || !errors.Is(err, syscall.EMFILE) || !strings.Contains(err.Error(), "accept") {
+			t.Error(err)
+		}
+	}
+}
+
+func TestServerClosesWhileItBacksOff(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := &net.OpError{Op: "accept", Err: os.NewSyscallError("accept", syscall.EMFILE)}
+	s := &Server{Handler: &Handler{}}
+	served := make(chan error)
+	errs := make([]error, 100)
+	for i := range errs {
+		errs[i] = full
+	}
+	go func() { served <- s.Serve(&faultyListener{Listener: l, errs: errs}) }()
+	eventually(t, "an error", func() bool { return s.Handler.LastError() != nil })
+	s.Close()
+	if err := <-served; err != ErrClosed {
+		t.Error(err)
+	}
+}
+
+func TestLastingAcceptErrorsEndTheServer(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{Handler: &Handler{}}
+	var failed *AcceptError
+	if err := s.Serve(&faultyListener{Listener: l, errs: []error{io.ErrNoProgress}}); !errors.As(err, &failed) || !errors.Is(err, io.ErrNoProgress) {
+		t.Error(err)
+	}
+	if s.IsListening() {
+		t.Error("still listening")
+	}
+}
+
+// TestRestartWithoutAGap hands a listening socket over from one Server to another.
+func TestRestartWithoutAGap(t *testing.T) {
+	for network, addr := range map[string]string{"tcp": "127.0.0.1:0", "unix": filepath.Join(t.TempDir(), "s")} {
+		t.Run(network, func(t *testing.T) {
+			old := &Server{Handler: &Handler{}}
+			if err := old.Listen(network, addr); err != nil {
+				t.Fatal(err)
+			}
+			addr := old.Addr().String()
+			f, err := old.File()
+			if err != nil {
+				t.Fatal(err)
+			}
+			h := &Handler{}
+			fresh := &Server{Handler: h}
+			if err := fresh.ListenFile(f); err != nil {
+				t.Fatal(err)
+			}
+			defer fresh.Close()
+			f.Close()
+			old.Close()
+			d := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) { return net.Dial(network, addr) }}
+			c, _, err := d.Dial("ws://localhost/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			accept(t, h)
+		})
+	}
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := new(Server).ListenFile(f); err == nil {
+		t.Error("a file is no listener")
+	}
+	s := &Server{Handler: &Handler{}}
+	s.listener = &faultyListener{}
+	if _, err := s.File(); !errors.Is(err, errors.ErrUnsupported) {
+		t.Error(err)
+	}
+}

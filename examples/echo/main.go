@@ -1,0 +1,216 @@
+// Echo sends every message back to the socket it came from. Its page, at /, has one to try it with; the WebSocket is at
+// /ws and below. What is sent to /ws/broadcast goes to all sockets there.
+//
+//	go run ./examples/echo
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	_ "embed"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+
+	"github.com/foyerws/foyer"
+)
+
+//go:embed page.html
+var page []byte
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	go collectOnSignal(os.Stdout)
+	err := run(ctx, os.Args[1:], os.Stderr)
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// run serves until ctx ends. It logs to w.
+func run(ctx context.Context, args []string, w io.Writer) error {
+	flags := flag.NewFlagSet("echo", flag.ContinueOnError)
+	flags.SetOutput(w)
+	addr := flags.String("addr", "127.0.0.1:8080", "address to listen on")
+	secure := flags.Bool("tls", false, "serve https and wss, with a certificate made at the start")
+	raw := flags.Bool("raw", false, "serve the WebSocket alone, without net/http")
+	maxPending := flags.Int("max-pending", 0, "sockets that may wait to be accepted (0: 30)")
+	maxMessage := flags.Int64("max-message", 0, "bytes a message may have (0: 1 MiB)")
+	compression := flags.Bool("compression", false, "negotiate permessage-deflate")
+	origins := flags.String("origins", "", "allowed origins, separated by commas; * for any (default: the page's own)")
+	verbose := flags.Bool("v", false, "log each socket's beginning and end")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+
+	level := slog.LevelInfo
+	if *verbose {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+	h := &foyer.Handler{
+		ServerName:     "foyer-echo",
+		MaxPending:     *maxPending,
+		MaxMessageSize: *maxMessage,
+		Compression:    *compression,
+		Logger:         log,
+	}
+	switch *origins {
+	case "":
+	case "*":
+		h.Origins = foyer.AnyOrigin()
+	default:
+		h.Origins = foyer.AllowOrigins(strings.Split(*origins, ",")...)
+	}
+	var config *tls.Config
+	if *secure {
+		certificate, err := selfSigned()
+		if err != nil {
+			return err
+		}
+		config = &tls.Config{Certificates: []tls.Certificate{certificate}}
+	}
+
+	go h.ForEach(context.Background(), newEcho(log))
+	if *raw {
+		return serveRaw(ctx, h, *addr, config, log)
+	}
+	return serveHTTP(ctx, h, *addr, config, log)
+}
+
+// patience is how long sockets have to answer the close frame of a shutdown.
+const patience = 5 * time.Second
+
+// serveHTTP serves the page and the WebSocket with net/http.
+func serveHTTP(ctx context.Context, h *foyer.Handler, addr string, config *tls.Config, log *slog.Logger) error {
+	r := chi.NewRouter()
+	r.Use(middleware.Recoverer)
+	r.Get("/", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Header().Set("Content-Security-Policy", "default-src 'self' 'unsafe-inline'; connect-src 'self'")
+		w.Write(page)
+	})
+	r.Handle("/ws", h)
+	r.Handle("/ws/*", h)
+	srv := &http.Server{
+		Handler:           r,
+		TLSConfig:         config,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      10 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	served := make(chan error, 1)
+	if config == nil {
+		log.Info("listening", "page", "http://"+l.Addr().String()+"/", "websocket", "ws://"+l.Addr().String()+"/ws")
+		go func() { served <- srv.Serve(l) }()
+	} else {
+		log.Info("listening", "page", "https://"+l.Addr().String()+"/", "websocket", "wss://"+l.Addr().String()+"/ws")
+		go func() { served <- srv.ServeTLS(l, "", "") }()
+	}
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+
+	// First no requests come in any more, then the sockets are closed: http.Server forgets those.
+	log.Info("shutting down")
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return errors.Join(srv.Shutdown(ctx), h.Shutdown(ctx))
+}
+
+// serveRaw serves the WebSocket without net/http.
+func serveRaw(ctx context.Context, h *foyer.Handler, addr string, config *tls.Config, log *slog.Logger) error {
+	h.Authorize = func(r *http.Request) (http.Header, error) {
+		if r.URL.Path != "/ws" && !strings.HasPrefix(r.URL.Path, "/ws/") {
+			return nil, &foyer.HandshakeError{Status: http.StatusNotFound, Reason: "The WebSocket is at /ws."}
+		}
+		return nil, nil
+	}
+	s := &foyer.Server{Handler: h, TLSConfig: config}
+	if err := s.Listen("tcp", addr); err != nil {
+		return err
+	}
+	log.Info("listening", "websocket", s.URL().JoinPath("ws").String())
+	<-ctx.Done()
+
+	log.Info("shutting down")
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return s.Shutdown(ctx)
+}
+
+// newEcho returns what each socket does.
+func newEcho(log *slog.Logger) func(context.Context, *foyer.Socket) {
+	var all room
+	return func(ctx context.Context, s *foyer.Socket) {
+		log.Debug("open", "remote", s.RemoteAddr(), "path", s.Request().URL.Path)
+		defer func() {
+			log.Debug("closed", "remote", s.RemoteAddr(), "code", s.CloseCode(), "reason", s.CloseReason())
+		}()
+		if s.Request().URL.Path == "/ws/broadcast" {
+			all.join(ctx, s)
+			return
+		}
+		for {
+			t, p, err := s.Read(ctx)
+			if err != nil || s.Write(ctx, t, p) != nil {
+				return
+			}
+		}
+	}
+}
+
+// A room is the sockets that hear each other.
+type room struct {
+	mu      sync.Mutex
+	sockets map[*foyer.Socket]struct{}
+}
+
+// join sends what comes from s to everybody in the room, until s is closed.
+func (r *room) join(ctx context.Context, s *foyer.Socket) {
+	r.mu.Lock()
+	if r.sockets == nil {
+		r.sockets = make(map[*foyer.Socket]struct{})
+	}
+	r.sockets[s] = struct{}{}
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		delete(r.sockets, s)
+		r.mu.Unlock()
+	}()
+	for {
+		t, p, err := s.Read(ctx)
+		if err != nil {
+			return
+		}
+		r.mu.Lock()
+		foyer.Broadcast(maps.Keys(r.sockets), t, p) // never waits
+		r.mu.Unlock()
+	}
+}

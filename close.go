@@ -122,12 +122,6 @@ func (s *Socket) violated(broken *wire.ProtocolError) error {
 	return s.Err()
 }
 
-// dismiss ends the socket from this side without waiting for the peer's answer.
-func (s *Socket) dismiss(code CloseCode, reason string) {
-	s.beginClosing(code, reason)
-	s.finish(&CloseError{Code: code, Reason: reason}, farewell)
-}
-
 // An ending is how a connection is closed.
 type ending int
 

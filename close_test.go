@@ -311,7 +311,7 @@ func TestEverySocketEndsOnce(t *testing.T) {
 			func() { s.Close(CloseNormalClosure, "") },
 			func() { s.Abort() },
 			func() { s.Read(context.Background()) },
-			func() { s.dismiss(CloseGoingAway, "") },
+			func() { s.beginClose(CloseGoingAway, "") },
 		} {
 			ends.Go(end)
 		}

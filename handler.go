@@ -254,7 +254,7 @@ func (h *Handler) handshake(r *http.Request, deadline time.Time, pooled bool, co
 		h.registry.countAccept()
 	}
 	if !welcome {
-		s.dismiss(CloseGoingAway, "")
+		s.beginClose(CloseGoingAway, "")
 	}
 	return s, nil
 }
@@ -541,7 +541,10 @@ func (h *Handler) LastError() error {
 // http.Server.Shutdown neither closes nor waits for sockets: call it first, so that no requests come in any more, and
 // then this.
 func (h *Handler) Shutdown(ctx context.Context) error {
-	for _, s := range h.stop() {
+	h.init()
+	h.registry.close()
+	h.pool.close()
+	for _, s := range h.registry.all() {
 		s.beginClose(CloseGoingAway, "")
 	}
 	select {
@@ -556,23 +559,10 @@ func (h *Handler) Shutdown(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Close closes the Handler at once: as Shutdown, but no answer is waited for. It returns when all connections are
-// closed, which takes no longer than clients need to take in the close frame, and two seconds at the most.
+// Close is Shutdown with a second's patience. It always returns nil.
 func (h *Handler) Close() error {
-	for _, s := range h.stop() {
-		s.dismiss(CloseGoingAway, "")
-	}
-	select {
-	case <-h.registry.whenIdle():
-	case <-time.After(2 * lingerTime):
-	}
+	ctx, cancel := context.WithTimeout(context.Background(), lingerTime)
+	defer cancel()
+	h.Shutdown(ctx)
 	return nil
-}
-
-// stop lets nobody in any more and returns the open sockets.
-func (h *Handler) stop() []*Socket {
-	h.init()
-	h.registry.close()
-	h.pool.close()
-	return h.registry.all()
 }

@@ -177,7 +177,7 @@ func TestCompressedMessages(t *testing.T) {
 }
 
 func TestCompressionBombIsCutOff(t *testing.T) {
-	bomb := deflated(strings.Repeat("\x00", 50<<20))
+	bomb := deflated(strings.Repeat("\x00", 16<<20))
 	code, err := violation(t, &Handler{Compression: true}, "permessage-deflate", frame(0xc2, bomb))
 	if code != CloseMessageTooBig || !errors.Is(err, ErrMessageTooBig) {
 		t.Error(code, err)

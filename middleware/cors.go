@@ -17,7 +17,7 @@ func CORS(origins foyer.OriginAuthenticator, opts cors.Options) func(http.Handle
 	if origins == nil {
 		origins = foyer.SameOrigin()
 	}
-	opts.AllowedOrigins, opts.AllowOriginFunc, opts.AllowOriginRequestFunc = nil, nil, nil
+	// Where this function is set, rs/cors looks at none of the other options about origins.
 	opts.AllowOriginVaryRequestFunc = func(r *http.Request, _ string) (bool, []string) {
 		return origins.OriginAllowed(r), nil
 	}

@@ -1,0 +1,116 @@
+package foyer
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestProgramsInTheDocuments compiles every Go program that a document shows. The shell commands of the README are run by
+// .ci/run.
+func TestProgramsInTheDocuments(t *testing.T) {
+	documents, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documents = append(documents, "README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md")
+	programs := 0
+	for _, document := range documents {
+		text, err := os.ReadFile(document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, block := range strings.Split(string(text), "```go\n")[1:] {
+			program, _, _ := strings.Cut(block, "```")
+			file := filepath.Join(t.TempDir(), "main.go")
+			if err := os.WriteFile(file, []byte(program), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := exec.Command("go", "vet", file).CombinedOutput(); err != nil {
+				t.Errorf("%s, program %d: %v\n%s", document, i+1, err, out)
+			}
+			if out, err := exec.Command("gofmt", "-l", file).CombinedOutput(); err != nil || len(out) > 0 {
+				t.Errorf("%s, program %d is not formatted: %v %s", document, i+1, err, out)
+			}
+			programs++
+		}
+	}
+	if programs < 3 {
+		t.Errorf("found %d programs", programs)
+	}
+}
+
+// TestLinksInTheDocuments looks for the files that the README links to.
+func TestLinksInTheDocuments(t *testing.T) {
+	for _, document := range []string{"README.md"} {
+		text, err := os.ReadFile(document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, link := range strings.Split(string(text), "](")[1:] {
+			target, _, _ := strings.Cut(link, ")")
+			if strings.HasPrefix(target, "https://") {
+				continue
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s links to %s: %v", document, target, err)
+			}
+		}
+	}
+}
+
+// TestExportedNamesAreDocumented looks at every exported name of the packages that programs import.
+func TestExportedNamesAreDocumented(t *testing.T) {
+	for _, dir := range []string{".", "middleware"} {
+		files, _ := filepath.Glob(filepath.Join(dir, "*.go"))
+		for _, name := range files {
+			if strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			fset := token.NewFileSet()
+			file, err := parser.ParseFile(fset, name, nil, parser.ParseComments)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, decl := range file.Decls {
+				checkDocumented(t, fset, decl)
+			}
+		}
+	}
+}
+
+func checkDocumented(t *testing.T, fset *token.FileSet, decl ast.Decl) {
+	missing := func(id *ast.Ident) { t.Errorf("%s: %s has no comment", fset.Position(id.Pos()), id.Name) }
+	switch d := decl.(type) {
+	case *ast.FuncDecl:
+		exported := d.Name.IsExported()
+		if d.Recv != nil {
+			receiver := d.Recv.List[0].Type
+			if star, ok := receiver.(*ast.StarExpr); ok {
+				receiver = star.X
+			}
+			exported = exported && receiver.(*ast.Ident).IsExported() && d.Name.Name != "Error" // which is error's
+		}
+		if exported && d.Doc == nil {
+			missing(d.Name)
+		}
+	case *ast.GenDecl:
+		for _, spec := range d.Specs {
+			switch s := spec.(type) {
+			case *ast.TypeSpec:
+				if s.Name.IsExported() && s.Doc == nil && d.Doc == nil {
+					missing(s.Name)
+				}
+			case *ast.ValueSpec:
+				if s.Names[0].IsExported() && s.Doc == nil && s.Comment == nil && d.Doc == nil {
+					missing(s.Names[0])
+				}
+			}
+		}
+	}
+}

@@ -178,10 +178,10 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*S
 func (h *Handler) HandleConnection(conn net.Conn) error {
 	h.init()
 	c := wire.New(conn, nil)
-	if !h.registry.enter(conn) {
+	if !h.registry.enter(c) {
 		return h.turnAway(c, unavailable(ErrClosed), nil, false)
 	}
-	defer h.registry.leave(conn)
+	defer h.registry.leave(c)
 
 	deadline := h.deadline()
 	conn.SetDeadline(deadline)
@@ -245,14 +245,15 @@ func (h *Handler) handshake(r *http.Request, deadline time.Time, pooled bool, co
 		return nil, refusal
 	}
 
-	s.waits.Store(pooled)
+	s.waits = pooled
 	welcome := h.registry.add(s)
-	s.start()
+	s.wire.NetConn().SetDeadline(time.Time{})
 	if pooled {
 		welcome = h.pool.fill(s) && welcome
 	} else {
 		h.registry.countAccept()
 	}
+	s.wire.Open() // the client learns that it is in when it is in
 	if !welcome {
 		s.beginClose(CloseGoingAway, "")
 	}
@@ -306,7 +307,6 @@ func (h *Handler) admit(r *http.Request, deadline time.Time, connect connect) (*
 	if err != nil {
 		return nil, &HandshakeError{Code: CloseInternalServerErr, Reason: "Internal server error.", Err: err}
 	}
-	c.NetConn().SetDeadline(time.Time{})
 	return s, nil
 }
 
@@ -421,10 +421,9 @@ func (h *Handler) NextPending() *Socket {
 
 // took records that the program has s. It reports false when the client has left meanwhile.
 func (h *Handler) took(s *Socket) bool {
-	if s.endIfGone() || s.State() == Closed {
+	if s.endIfGone(true) || s.State() == Closed {
 		return false
 	}
-	s.waits.Store(false)
 	h.registry.countAccept()
 	return true
 }

@@ -160,7 +160,7 @@ func (p *pool) prune() {
 	waiting := slices.Clone(p.waiting)
 	p.mu.Unlock()
 	for _, s := range waiting {
-		s.endIfGone()
+		s.endIfGone(false)
 	}
 }
 

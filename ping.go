@@ -115,7 +115,7 @@ type keepalive struct {
 
 // sweep looks after the socket, elapsed after the last time.
 func (s *Socket) sweep(elapsed time.Duration) {
-	if s.State() == Closed || s.endIfGone() || s.config.pingInterval == 0 {
+	if s.State() == Closed || s.endIfGone(false) || s.config.pingInterval == 0 {
 		return
 	}
 	s.sweepInput(elapsed)
@@ -162,15 +162,26 @@ func (s *Socket) sweepOutput(elapsed time.Duration) {
 	}
 }
 
-// endIfGone ends a socket whose peer went away while it waited in the pool, where nobody reads.
-func (s *Socket) endIfGone() bool {
-	if s.pool == nil || !s.waits.Load() || !s.reading.CompareAndSwap(false, true) {
-		return false
+// endIfGone ends a socket whose peer went away while it waited in the pool, where nobody reads. With take, the socket
+// leaves the pool, and is the program's to read when this returns.
+func (s *Socket) endIfGone(take bool) bool {
+	s.waitMu.Lock()
+	gone := s.waits && s.hungUp()
+	if take {
+		s.waits = false
 	}
-	gone := s.wire.HungUp()
-	s.unlockRead()
+	s.waitMu.Unlock()
 	if gone {
 		s.abort(errGone)
 	}
 	return gone
+}
+
+// hungUp reports whether the peer can be seen to have gone.
+func (s *Socket) hungUp() bool {
+	if !s.reading.CompareAndSwap(false, true) {
+		return false // a close handshake is under way
+	}
+	defer s.unlockRead()
+	return s.wire.HungUp()
 }

@@ -15,7 +15,7 @@ import (
 // middle of a message, the connection is broken. Any other error is final: a *CloseError, or ErrReading if another
 // goroutine reads already.
 func (s *Socket) Read(ctx context.Context) (MessageType, []byte, error) {
-	if err := s.lockRead(); err != nil {
+	if err := s.lockRead(ctx); err != nil {
 		return 0, nil, err
 	}
 	defer s.unlockRead()
@@ -34,7 +34,7 @@ func (s *Socket) Read(ctx context.Context) (MessageType, []byte, error) {
 // they come in. It is valid until the next call of Read or Reader, which drops what was not read of it. ctx counts for
 // the reader as well: when it ends before the message does, the connection is broken. Errors are those of Read.
 func (s *Socket) Reader(ctx context.Context) (MessageType, io.Reader, error) {
-	if err := s.lockRead(); err != nil {
+	if err := s.lockRead(ctx); err != nil {
 		return 0, nil, err
 	}
 	defer s.unlockRead()
@@ -46,7 +46,7 @@ func (s *Socket) Reader(ctx context.Context) (MessageType, io.Reader, error) {
 }
 
 // lockRead takes the reading side.
-func (s *Socket) lockRead() error {
+func (s *Socket) lockRead(ctx context.Context) error {
 	if s.reading.CompareAndSwap(false, true) {
 		if s.State() == Closed {
 			s.unlockRead()
@@ -58,8 +58,12 @@ func (s *Socket) lockRead() error {
 		return ErrReading
 	}
 	// Close has the reading side, to wait for the peer's close frame.
-	<-s.done
-	return s.Err()
+	select {
+	case <-s.done:
+		return s.Err()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // unlockRead gives the reading side back, or passes it on to what a close handshake still has to do there.
@@ -162,7 +166,7 @@ type lockedReader struct{ m *messageReader }
 
 func (r *lockedReader) Read(p []byte) (int, error) {
 	s := r.m.socket
-	if err := s.lockRead(); err != nil {
+	if err := s.lockRead(r.m.ctx); err != nil {
 		return 0, err
 	}
 	defer s.unlockRead()

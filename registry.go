@@ -2,18 +2,19 @@ package foyer
 
 import (
 	"maps"
-	"net"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/foyerws/foyer/internal/wire"
 )
 
 // A registry knows the open sockets of a Handler, or those that were dialled. It counts them and looks after all of
 // them with one timer.
 type registry struct {
 	mu       sync.Mutex
-	entering map[net.Conn]struct{} // connections whose request is being read
-	reserved int                   // handshakes that hold a place
+	entering map[*wire.Conn]struct{} // connections whose request is being read
+	reserved int                     // handshakes that hold a place
 	sockets  map[*Socket]struct{}
 	closed   bool
 	idle     chan struct{} // closed when nothing is open any more; nil when nobody waits for that
@@ -29,24 +30,24 @@ type registry struct {
 }
 
 // enter remembers a connection whose request is about to be read. It reports false when the registry is closed.
-func (g *registry) enter(conn net.Conn) bool {
+func (g *registry) enter(c *wire.Conn) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
 		return false
 	}
 	if g.entering == nil {
-		g.entering = make(map[net.Conn]struct{})
+		g.entering = make(map[*wire.Conn]struct{})
 	}
-	g.entering[conn] = struct{}{}
+	g.entering[c] = struct{}{}
 	return true
 }
 
-// leave forgets a connection that entered.
-func (g *registry) leave(conn net.Conn) {
+// leave forgets a connection that entered and was turned away.
+func (g *registry) leave(c *wire.Conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	delete(g.entering, conn)
+	delete(g.entering, c)
 	g.wakeIfIdle()
 }
 
@@ -74,6 +75,7 @@ func (g *registry) add(s *Socket) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.reserved--
+	delete(g.entering, s.wire)
 	g.upgraded++
 	if g.sockets == nil {
 		g.sockets = make(map[*Socket]struct{})
@@ -141,8 +143,8 @@ func (g *registry) close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.closed = true
-	for conn := range g.entering {
-		conn.SetReadDeadline(time.Unix(1, 0))
+	for c := range g.entering {
+		c.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 

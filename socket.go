@@ -77,7 +77,8 @@ type Socket struct {
 	server   bool
 	deflate  bool // permessage-deflate was negotiated
 
-	waits   atomic.Bool    // in the pool: the program does not have it yet
+	waitMu  sync.Mutex     // guards:
+	waits   bool           // in the pool: the program does not have it yet
 	reading atomic.Bool    // a goroutine has the reading side
 	message *messageReader // the message being read, touched only by who has the reading side
 
@@ -97,19 +98,16 @@ type Socket struct {
 	keepalive keepalive // touched only by the sweep
 }
 
-// newSocket returns the Socket that speaks through g and c. Frames do not flow before start.
-func newSocket(c *wire.Conn, g *websocket.Conn, cfg *config, registry *registry, r *http.Request) *Socket {
-	return &Socket{gorilla: g, wire: c, config: cfg, registry: registry, request: r, done: make(chan struct{})}
-}
-
-// start lets frames flow.
-func (s *Socket) start() {
-	s.wire.Begin(wire.Limits{
-		Server:      s.server,
-		Compression: s.deflate,
-		MaxFrame:    s.config.maxFrame,
-		MaxMessage:  s.config.maxMessage,
+// newSocket returns the Socket that speaks through g and c. What it writes stays in memory until c is opened.
+func newSocket(c *wire.Conn, g *websocket.Conn, cfg *config, registry *registry, r *http.Request, server, deflate bool) *Socket {
+	s := &Socket{gorilla: g, wire: c, config: cfg, registry: registry, request: r, server: server, deflate: deflate, done: make(chan struct{})}
+	c.Frame(wire.Limits{
+		Server:      server,
+		Compression: deflate,
+		MaxFrame:    cfg.maxFrame,
+		MaxMessage:  cfg.maxMessage,
 	}, s.control, s.writeFailed)
+	return s
 }
 
 // State returns the present state.

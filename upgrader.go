@@ -233,8 +233,8 @@ func (h *Handler) upgrade(c *wire.Conn, r *http.Request, header http.Header) (*S
 	if err != nil {
 		return nil, err
 	}
-	s := newSocket(c, g, h.config, &h.registry, r)
-	s.pool, s.server, s.deflate = &h.pool, true, deflate
+	s := newSocket(c, g, h.config, &h.registry, r, true, deflate)
+	s.pool = &h.pool
 	return s, nil
 }
 

@@ -202,6 +202,9 @@ func (w *messageWriter) Write(p []byte) (n int, err error) {
 
 func (w *messageWriter) write(p []byte) error {
 	s := w.socket
+	if err := w.ctx.Err(); err != nil {
+		return w.failed(err)
+	}
 	if !w.held {
 		if err := s.waitRoom(w.ctx, len(p)); err != nil {
 			return w.failed(err)

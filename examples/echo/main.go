@@ -87,11 +87,12 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 		config = &tls.Config{Certificates: []tls.Certificate{certificate}}
 	}
 
-	go h.ForEach(context.Background(), newEcho(log))
+	serve := serveHTTP
 	if *raw {
-		return serveRaw(ctx, h, *addr, config, log)
+		serve, h.Authorize = serveRaw, onlyBelowWS
 	}
-	return serveHTTP(ctx, h, *addr, config, log)
+	go h.ForEach(context.Background(), newEcho(log))
+	return serve(ctx, h, *addr, config, log)
 }
 
 // patience is how long sockets have to answer the close frame of a shutdown.
@@ -145,12 +146,6 @@ func serveHTTP(ctx context.Context, h *foyer.Handler, addr string, config *tls.C
 
 // serveRaw serves the WebSocket without net/http.
 func serveRaw(ctx context.Context, h *foyer.Handler, addr string, config *tls.Config, log *slog.Logger) error {
-	h.Authorize = func(r *http.Request) (http.Header, error) {
-		if r.URL.Path != "/ws" && !strings.HasPrefix(r.URL.Path, "/ws/") {
-			return nil, &foyer.HandshakeError{Status: http.StatusNotFound, Reason: "The WebSocket is at /ws."}
-		}
-		return nil, nil
-	}
 	s := &foyer.Server{Handler: h, TLSConfig: config}
 	if err := s.Listen("tcp", addr); err != nil {
 		return err
@@ -162,6 +157,14 @@ func serveRaw(ctx context.Context, h *foyer.Handler, addr string, config *tls.Co
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	return s.Shutdown(ctx)
+}
+
+// onlyBelowWS is an Authorize function that does what a router does otherwise.
+func onlyBelowWS(r *http.Request) (http.Header, error) {
+	if r.URL.Path != "/ws" && !strings.HasPrefix(r.URL.Path, "/ws/") {
+		return nil, &foyer.HandshakeError{Status: http.StatusNotFound, Reason: "The WebSocket is at /ws."}
+	}
+	return nil, nil
 }
 
 // newEcho returns what each socket does.

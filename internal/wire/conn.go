@@ -58,8 +58,8 @@ type Conn struct {
 	output
 }
 
-// New returns a Conn on conn. The bytes of early, which somebody read from conn before, come first. While gorilla
-// performs the handshake, what it writes is kept; Begin lets frames flow.
+// New returns a Conn on conn. The bytes of early, which somebody read from conn before, come first. What is written
+// stays in memory until Open.
 func New(conn net.Conn, early []byte) *Conn {
 	c := &Conn{net: conn}
 	c.raw = rawConn(conn)
@@ -76,13 +76,13 @@ func New(conn net.Conn, early []byte) *Conn {
 	return c
 }
 
-// Begin ends the handshake: from here on the input is frames held to l. control gets each ping and pong on the
-// reading goroutine; the payload is its to keep. failed is told, once, that the output has failed.
-func (c *Conn) Begin(l Limits, control func(opcode byte, payload []byte), failed func(error)) {
+// Frame ends the handshake: from here on the input is frames held to l. control gets each ping and pong on the reading
+// goroutine; the payload is its to keep. failed is told, once, that the output has failed.
+func (c *Conn) Frame(l Limits, control func(opcode byte, payload []byte), failed func(error)) {
 	c.tap.limits = l
 	c.control = control
 	c.framed = true
-	c.output.begin(failed)
+	c.output.failed = failed
 }
 
 // NetConn returns the connection underneath.
@@ -320,37 +320,66 @@ func (c *Conn) watch(ctx context.Context) error {
 
 // unwatch forgets the watched context and undoes what its end did.
 func (c *Conn) unwatch() {
-	if c.watched == nil {
-		return
-	}
-	if !c.stop() {
-		<-c.interrupted
+	if c.stopWatching() {
 		c.net.SetReadDeadline(time.Time{})
 	}
+}
+
+// stopWatching forgets the watched context and reports whether its end has set a deadline.
+func (c *Conn) stopWatching() (ended bool) {
+	if c.watched == nil {
+		return false
+	}
+	if ended = !c.stop(); ended {
+		<-c.interrupted
+	}
 	c.watched, c.stop, c.interrupted = nil, nil, nil
+	return ended
 }
 
 // longAgo is a deadline that has passed.
 var longAgo = time.Unix(1, 0)
 
-// HungUp reports whether the peer has gone: the connection is broken, or the peer closed it and nothing that it sent
-// is left to read. It takes nothing from the input and does not wait. Not while another goroutine reads.
+// HungUp reports whether the peer has gone: the connection is broken, or the peer closed it and nothing that it sent is
+// left to read. It loses nothing of the input, and does not wait but for a millisecond where TLS may hide the end. Only
+// for the goroutine that reads.
 func (c *Conn) HungUp() bool {
-	if c.r < c.w {
+	raw := rawConn(underTLS(c.net))
+	deadline := longAgo
+	if raw != nil {
+		switch look(raw) {
+		case broken:
+			return true
+		case ended:
+			return !c.Unread()
+		case quiet:
+			return false
+		}
+		if c.raw != nil {
+			return false
+		}
+		deadline = time.Now().Add(time.Millisecond) // for the record that has come
+	}
+	if c.Unread() {
 		return false
 	}
-	if raw := rawConn(underTLS(c.net)); raw != nil {
-		return rawHungUp(raw)
+	if err := c.net.SetReadDeadline(deadline); err != nil {
+		return errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) // net.Pipe says so when either end is
 	}
-	if _, ok := c.net.(interface{ CloseWrite() error }); ok {
-		return false // not a net.Pipe: a read could take bytes
-	}
-	// net.Pipe tells the end even past the deadline, and never takes bytes then.
-	c.net.SetReadDeadline(longAgo)
-	_, err := c.net.Read(make([]byte, 1))
+	_, err := c.receive(nil)
 	c.net.SetReadDeadline(time.Time{})
-	return err == io.EOF || err == io.ErrClosedPipe
+	return err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
 }
+
+// A sight is what can be seen of a connection without reading from it.
+type sight int
+
+const (
+	quiet   sight = iota // nothing has come
+	arrived              // something has come
+	ended                // the peer has closed, and all it sent was read
+	broken               // the connection is no more
+)
 
 // Finish closes the connection when all that waits was written. With linger it sees to it that this arrives though the
 // peer may still be sending; a client waits for the server to close first then (RFC 6455 section 7.1.1). It takes
@@ -424,7 +453,7 @@ func (c *Conn) Err() error { return c.rerr }
 
 // Forget gives back what the reading side holds. Only for the goroutine that reads, when it will do so no more.
 func (c *Conn) Forget() {
-	c.unwatch()
+	c.stopWatching() // and leave the deadline: Linger may have set its own
 	c.releaseInput()
 	if c.rerr == nil {
 		c.rerr = net.ErrClosed

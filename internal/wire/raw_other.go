@@ -17,4 +17,4 @@ func writeNow(syscall.RawConn, net.Buffers) (int, error) {
 	panic("wire: no raw connections on this system")
 }
 
-func rawHungUp(syscall.RawConn) bool { return false }
+func look(syscall.RawConn) sight { panic("wire: no raw connections on this system") }

@@ -81,21 +81,30 @@ func writeNow(raw syscall.RawConn, b net.Buffers) (n int, err error) {
 	return n, nil
 }
 
-// rawHungUp reports whether the connection is broken, or at its end with nothing left to read.
-func rawHungUp(raw syscall.RawConn) (gone bool) {
+// look looks at a connection.
+func look(raw syscall.RawConn) (seen sight) {
 	err := raw.Control(func(fd uintptr) {
 		var b [1]byte
 		n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 		switch {
 		case err == unix.EAGAIN || err == unix.EINTR:
-		case err != nil, n == 0:
-			gone = true
+			seen = quiet
+		case err != nil:
+			seen = broken
+		case n == 0:
+			seen = ended
 		default:
-			// Something is left to read, but a reset may stand behind it.
+			seen = arrived
+			// A reset may stand behind it.
 			poll := []unix.PollFd{{Fd: int32(fd)}}
 			unix.Poll(poll, 0)
-			gone = poll[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0
+			if poll[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0 {
+				seen = broken
+			}
 		}
 	})
-	return gone || err != nil
+	if err != nil {
+		return broken
+	}
+	return seen
 }

@@ -29,10 +29,10 @@ type output struct {
 	failed   func(error)
 }
 
-// begin lets bytes leave.
-func (o *output) begin(failed func(error)) {
+// Open lets bytes leave.
+func (o *output) Open() {
 	o.mu.Lock()
-	o.open, o.failed = true, failed
+	o.open = true
 	o.mu.Unlock()
 	o.carry()
 }
@@ -120,7 +120,11 @@ func (o *output) carry() {
 		go o.pump(batch, pooled)
 		return
 	}
-	for batch != nil {
+	for round := 0; batch != nil; round++ {
+		if round == maxRounds {
+			go o.pump(batch, pooled)
+			return
+		}
 		n, err := writeNow(o.conn.raw, batch)
 		o.wrote(n)
 		if err != nil {
@@ -134,6 +138,12 @@ func (o *output) carry() {
 		batch, pooled = o.next(pooled)
 	}
 }
+
+// maxRounds is how many times a goroutine that writes carries other goroutines' bytes along before it is let go.
+const maxRounds = 8
+
+// pumpSize is the most that one blocking write is given, so that a peer which takes bytes slowly is seen to take them.
+const pumpSize = 64 << 10
 
 // take claims the queue for carrying. It returns nil when there is nothing to carry or somebody else does.
 func (o *output) take() (batch net.Buffers, pooled [][]byte) {
@@ -172,16 +182,17 @@ func (o *output) next(done [][]byte) (batch net.Buffers, pooled [][]byte) {
 func (o *output) pump(batch net.Buffers, pooled [][]byte) {
 	for batch != nil {
 		for len(batch) > 0 {
-			n, err := o.conn.net.Write(batch[0])
+			p := batch[0][:min(len(batch[0]), pumpSize)]
+			n, err := o.conn.net.Write(p)
 			o.wrote(n)
-			if err == nil && n < len(batch[0]) {
+			if err == nil && n < len(p) {
 				err = io.ErrShortWrite
 			}
 			if err != nil {
 				o.fail(err, true)
 				return
 			}
-			batch = batch[1:]
+			batch = consume(batch, n)
 		}
 		batch, pooled = o.next(pooled)
 	}

@@ -1,0 +1,377 @@
+package wire
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// script is a net.Conn whose reads and writes are scripted.
+type script struct {
+	net.Conn // nil: nothing else may be called
+	mu       sync.Mutex
+	reads    []any // []byte or error
+	writes   []any // what each write may take: int or error; then all
+	written  bytes.Buffer
+	closed   bool
+}
+
+func (s *script) Read(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.reads) == 0 {
+		return 0, io.EOF
+	}
+	switch next := s.reads[0].(type) {
+	case error:
+		s.reads = s.reads[1:]
+		return 0, next
+	case []byte:
+		n := copy(p, next)
+		if s.reads[0] = next[n:]; n == len(next) {
+			s.reads = s.reads[1:]
+		}
+		return n, nil
+	}
+	panic("bad script")
+}
+
+func (s *script) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.writes) > 0 {
+		next := s.writes[0]
+		s.writes = s.writes[1:]
+		switch next := next.(type) {
+		case error:
+			return 0, next
+		case int:
+			n := min(next, len(p))
+			s.written.Write(p[:n])
+			return n, nil
+		}
+	}
+	return s.written.Write(p)
+}
+
+func (s *script) Close() error                     { s.mu.Lock(); defer s.mu.Unlock(); s.closed = true; return nil }
+func (s *script) SetDeadline(time.Time) error      { return nil }
+func (s *script) SetReadDeadline(time.Time) error  { return nil }
+func (s *script) SetWriteDeadline(time.Time) error { return nil }
+
+// framed returns a Conn on conn that has its handshake behind it.
+func framed(conn net.Conn, early []byte, l Limits, control func(byte, []byte)) *Conn {
+	c := New(conn, early)
+	c.Frame(l, control, func(error) {})
+	c.Open()
+	return c
+}
+
+var server = Limits{Server: true}
+
+// text is a masked text frame.
+func text(p string) []byte {
+	b := append([]byte{0x81, 0x80 | byte(len(p)), 0, 0, 0, 0}, p...)
+	return b
+}
+
+func TestReadsEndWithTheFrame(t *testing.T) {
+	stream := append(text("one"), text("two")...)
+	for size := 1; size <= len(stream); size++ {
+		var reads []any
+		for rest := stream; len(rest) > 0; {
+			n := min(size, len(rest))
+			reads = append(reads, rest[:n])
+			rest = rest[n:]
+		}
+		c := framed(&script{reads: reads}, nil, server, nil)
+		for _, want := range [][]byte{text("one"), text("two")} {
+			if err := c.Wait(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			var got []byte
+			for c.FrameLeft() > 0 {
+				p := make([]byte, 100)
+				n, err := c.Read(p)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, p[:n]...)
+			}
+			if !bytes.Equal(got, want) {
+				t.Errorf("pieces of %d: %q, want %q", size, got, want)
+			}
+		}
+		if err := c.Wait(t.Context()); err != io.EOF || c.Err() != io.EOF {
+			t.Error(err)
+		}
+		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+			t.Error(err)
+		}
+		if c.BytesIn() != uint64(len(stream)) {
+			t.Error(c.BytesIn())
+		}
+	}
+}
+
+func TestControlFramesDoNotReachTheReader(t *testing.T) {
+	var seen []string
+	stream := append([]byte{0x89, 0x82, 1, 1, 1, 1, 'h' ^ 1, 'i' ^ 1}, text("data")...)
+	stream = append(stream, 0x8a, 0x80, 0, 0, 0, 0, 0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8)
+	c := framed(&script{reads: []any{stream}}, nil, server, func(op byte, p []byte) { seen = append(seen, string(rune('0'+op))+string(p)) })
+	if err := c.Wait(t.Context()); err != nil || strings.Join(seen, ",") != "9hi" {
+		t.Fatal(err, seen)
+	}
+	if err := c.Skip(); err != nil {
+		t.Fatal(err)
+	}
+	var closed *PeerClose
+	if err := c.Wait(t.Context()); !errors.As(err, &closed) || closed.Code != 1000 || len(seen) != 2 || closed.Error() == "" {
+		t.Error(err, seen)
+	}
+}
+
+func TestEndsOfInput(t *testing.T) {
+	reset := errors.New("reset")
+	for name, tt := range map[string]struct {
+		reads []any
+		want  error
+	}{
+		"between frames":    {nil, io.EOF},
+		"in a header":       {[]any{[]byte{0x81}}, io.ErrUnexpectedEOF},
+		"in a ping":         {[]any{[]byte{0x89, 0x82, 0, 0, 0, 0, 1}}, io.ErrUnexpectedEOF},
+		"between fragments": {[]any{[]byte{0x01, 0x80, 0, 0, 0, 0}}, io.ErrUnexpectedEOF},
+		"in a payload":      {[]any{text("hello")[:8]}, io.ErrUnexpectedEOF},
+		"reset":             {[]any{reset}, reset},
+		"reset in a frame":  {[]any{text("hello")[:8], reset}, reset},
+		"no progress":       {[]any{[]byte{}}, io.ErrNoProgress},
+	} {
+		c := framed(&script{reads: tt.reads}, nil, server, nil)
+		var err error
+		for err == nil {
+			if err = c.Wait(t.Context()); err == nil {
+				err = c.Skip()
+			}
+		}
+		if err != tt.want || c.Err() != tt.want {
+			t.Errorf("%s: %v, want %v", name, err, tt.want)
+		}
+	}
+}
+
+func TestLongPayloadsAreReadWhereTheyAreWanted(t *testing.T) {
+	payload := bytes.Repeat([]byte("x"), 60000)
+	header := []byte{0x82, 0xfe, byte(len(payload) >> 8), byte(len(payload) & 0xff), 0, 0, 0, 0}
+	c := framed(&script{reads: []any{header, payload, text("next")}}, nil, server, nil)
+	if err := c.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	io.ReadFull(c, make([]byte, len(header)))
+	p := make([]byte, 100000)
+	n, err := c.Read(p)
+	if err != nil || n != len(payload) || c.in != nil {
+		t.Errorf("%d bytes at once, %v, a buffer of %d", n, err, len(c.in))
+	}
+	if err := c.Wait(t.Context()); err != nil || c.FrameLeft() != 10 {
+		t.Error(err, c.FrameLeft())
+	}
+}
+
+func TestReadBeforeTheHandshake(t *testing.T) {
+	c := New(&script{}, []byte("early"))
+	if string(c.Peek()) != "early" || !c.Unread() {
+		t.Error(c.Peek())
+	}
+	if _, err := c.Read(make([]byte, 1)); err == nil {
+		t.Error("frames before Frame")
+	}
+	long := New(&script{}, make([]byte, 100000))
+	if len(long.Peek()) != 100000 {
+		t.Error(len(long.Peek()))
+	}
+	long.Discard(100000)
+	if long.Unread() {
+		t.Error("unread")
+	}
+}
+
+func TestWritesLeaveInOrder(t *testing.T) {
+	s := &script{}
+	c := New(s, nil)
+	c.Write([]byte("kept until Open, "))
+	if s.written.Len() > 0 {
+		t.Error("left before Open")
+	}
+	c.Frame(server, nil, nil)
+	c.Open()
+	c.Hold()
+	c.Write([]byte("held, "))
+	c.Write(bytes.Repeat([]byte("x"), 3*bufferSize))
+	c.Lend()
+	lent := bytes.Repeat([]byte("y"), LendSize)
+	c.Write(lent)
+	c.Release()
+	mark := c.Release()
+	if err := c.WaitWritten(t.Context(), mark); err != nil {
+		t.Fatal(err)
+	}
+	want := "kept until Open, held, " + strings.Repeat("x", 3*bufferSize) + string(lent)
+	if s.written.String() != want || c.Written() != uint64(len(want)) || c.BytesToWrite() != 0 {
+		t.Errorf("%d bytes, want %d", s.written.Len(), len(want))
+	}
+}
+
+func TestFailedWrites(t *testing.T) {
+	reset := errors.New("reset")
+	for name, tt := range map[string]struct {
+		writes []any
+		want   error
+	}{"error": {[]any{reset}, reset}, "short": {[]any{2}, io.ErrShortWrite}, "later": {[]any{5, reset}, reset}} {
+		s := &script{writes: tt.writes}
+		c := New(s, nil)
+		failed := make(chan error, 2)
+		c.Frame(server, nil, func(err error) { failed <- err })
+		c.Open()
+		c.Write([]byte("hello"))
+		c.Flush(t.Context())
+		c.Write([]byte("world"))
+		if err := <-failed; err != tt.want {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := c.Write(nil); err != tt.want {
+			t.Errorf("%s: write: %v", name, err)
+		}
+		if c.BytesToWrite() != 0 {
+			t.Errorf("%s: %d bytes wait", name, c.BytesToWrite())
+		}
+	}
+}
+
+func TestPartialWritesGoOn(t *testing.T) {
+	ours, theirs := tcpPair(t)
+	c := framed(ours, nil, server, nil)
+	want := bytes.Repeat([]byte("0123456789"), 1<<20)
+	for rest := want; len(rest) > 0; {
+		n := min(100000, len(rest))
+		c.Write(rest[:n])
+		rest = rest[n:]
+	}
+	if c.BytesToWrite() == 0 {
+		t.Error("the kernel took ten megabytes that nobody reads")
+	}
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(theirs, got); err != nil || !bytes.Equal(got, want) {
+		t.Error("the bytes are not the same", err)
+	}
+	if err := c.Flush(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func tcpPair(t *testing.T) (ours, theirs net.Conn) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	theirs, err = net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, err = l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ours.Close(); theirs.Close() })
+	theirs.SetDeadline(time.Now().Add(20 * time.Second))
+	return ours, theirs
+}
+
+func TestQuietConnectionsHoldNoBuffer(t *testing.T) {
+	ours, theirs := tcpPair(t)
+	c := framed(ours, nil, server, nil)
+	waited := make(chan error)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { waited <- c.Wait(ctx) }()
+	for !c.Waiting() {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	if err := <-waited; err != ErrInterrupted || c.in != nil {
+		t.Errorf("%v, a buffer of %d", err, len(c.in))
+	}
+	theirs.Write(text("hello"))
+	if err := c.Wait(t.Context()); err != nil || c.in == nil {
+		t.Error(err)
+	}
+	c.Skip()
+	if c.in != nil {
+		t.Error("the buffer was not given back")
+	}
+}
+
+func TestHungUp(t *testing.T) {
+	t.Run("tcp", func(t *testing.T) {
+		ours, theirs := tcpPair(t)
+		c := framed(ours, nil, server, nil)
+		if c.HungUp() {
+			t.Error("while all is well")
+		}
+		theirs.Write(text("hello"))
+		time.Sleep(10 * time.Millisecond)
+		theirs.(*net.TCPConn).CloseWrite()
+		time.Sleep(10 * time.Millisecond)
+		if c.HungUp() {
+			t.Error("while something is left to read")
+		}
+		if err := c.Wait(t.Context()); err != nil || c.HungUp() {
+			t.Error("while something is left to take", err)
+		}
+		c.Skip()
+		if !c.HungUp() {
+			t.Error("not at the end")
+		}
+		ours.Close()
+		if !c.HungUp() {
+			t.Error("not when closed")
+		}
+	})
+	t.Run("buffering connection", func(t *testing.T) {
+		// A connection that has bytes in a buffer of its own gives them past any deadline: they must not be lost.
+		c := framed(&script{reads: []any{text("hello"), os.ErrDeadlineExceeded}}, nil, server, nil)
+		if c.HungUp() || c.HungUp() {
+			t.Error("while something is left to read")
+		}
+		if err := c.Wait(t.Context()); err != nil || c.FrameLeft() != 11 {
+			t.Error(err)
+		}
+	})
+	t.Run("end of a buffering connection", func(t *testing.T) {
+		if c := framed(&script{reads: []any{syscall.ECONNRESET}}, nil, server, nil); !c.HungUp() {
+			t.Error("not at the end")
+		}
+	})
+}
+
+func TestFinishWaitsNoLongerThanItsLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		c := framed(ours, nil, server, nil)
+		c.Write([]byte("nobody reads this"))
+		begin := time.Now()
+		c.Finish(time.Second, true)
+		if time.Since(begin) != time.Second {
+			t.Error(time.Since(begin))
+		}
+		theirs.Close()
+	})
+}

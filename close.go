@@ -97,7 +97,7 @@ func (s *Socket) drain() {
 			err = s.wire.Skip()
 		}
 		if err != nil {
-			s.readFailed(background, err)
+			s.readFailed(background)
 			return
 		}
 	}
@@ -106,6 +106,7 @@ func (s *Socket) drain() {
 // peerClosed answers the peer's close frame, which ends the socket: either it is the answer to ours, or ours is the
 // answer to it.
 func (s *Socket) peerClosed(code CloseCode, reason string) {
+	s.wire.Unwatch() // a context that ends with the socket must not cut its farewell short
 	s.beginClosing(code, "")
 	s.finish(&CloseError{Code: code, Reason: reason}, answered)
 }
@@ -117,6 +118,7 @@ func (s *Socket) violated(broken *wire.ProtocolError) error {
 	if code == CloseMessageTooBig {
 		cause = ErrMessageTooBig
 	}
+	s.wire.Unwatch()
 	s.beginClosing(code, broken.Reason)
 	s.finish(&CloseError{Code: code, Reason: broken.Reason, Err: cause}, farewell)
 	return s.Err()

@@ -36,8 +36,8 @@ type config struct {
 	logger       *slog.Logger
 	onError      func(error)
 
-	plain, deflating *websocket.Upgrader // without and with permessage-deflate
-	writeBuffers     sync.Pool           // gorilla's, all of writeBufferSize
+	upgrader     *websocket.Upgrader
+	writeBuffers sync.Pool // gorilla's, all of writeBufferSize
 }
 
 // orDefault puts the default in for 0, and 0, which then means none, for what is negative.
@@ -62,11 +62,11 @@ func (c *config) writeBufferSize() int {
 
 // tick is how often sockets are looked after.
 func (c *config) tick() time.Duration {
-	const longest = 5 * time.Second
-	if c.pingInterval == 0 {
-		return longest
+	tick := min(c.pongTimeout/4, 5*time.Second)
+	if c.pingInterval > 0 {
+		tick = min(tick, c.pingInterval/4)
 	}
-	return max(min(c.pingInterval/4, c.pongTimeout/4, longest), time.Millisecond)
+	return max(tick, time.Millisecond)
 }
 
 // report tells the program of an error that no call of its own returns.

@@ -169,9 +169,9 @@ func ExampleHandler_ForEach() {
 	srv := httptest.NewServer(h)
 	defer srv.Close()
 	ctx, cancel := context.WithCancel(context.Background())
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		err := h.ForEach(ctx, func(ctx context.Context, s *foyer.Socket) {
+	ended := make(chan error)
+	go func() {
+		ended <- h.ForEach(ctx, func(ctx context.Context, s *foyer.Socket) {
 			for {
 				t, p, err := s.Read(ctx)
 				if err != nil {
@@ -180,15 +180,14 @@ func ExampleHandler_ForEach() {
 				s.Write(ctx, t, append([]byte("you said "), p...))
 			}
 		})
-		fmt.Println(err)
-	})
+	}()
 
 	c := dial(srv.URL)
 	ask(c, "hello")
 	cancel()
 	_, _, err := c.ReadMessage()
 	fmt.Println(err)
-	serving.Wait()
+	fmt.Println(<-ended)
 	// Output:
 	// you said hello <nil>
 	// websocket: close 1001 (going away)

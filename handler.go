@@ -68,7 +68,7 @@ type Handler struct {
 	MaxWriteBuffer int
 
 	// OutgoingFrameSize is how many bytes of payload a frame we send has at the most; longer messages go out in
-	// several frames. 0 is no limit.
+	// several frames. Those of compressed messages may be longer. 0 is no limit.
 	OutgoingFrameSize int
 
 	// Compression lets clients negotiate permessage-deflate (RFC 7692), without context takeover. It costs CPU time
@@ -80,7 +80,8 @@ type Handler struct {
 	PingInterval time.Duration
 
 	// PongTimeout is how long the client may take to answer that ping while the program waits for input, or to take
-	// something of what waits to be written. After that the socket ends with ErrPingTimeout. 0 is 30 seconds.
+	// something of what waits to be written, keepalive or not. After that the socket ends with ErrPingTimeout. 0 is 30
+	// seconds.
 	PongTimeout time.Duration
 
 	// CloseTimeout is how long a client may take to answer a close frame before its connection is cut. 0 is 5 seconds.
@@ -119,8 +120,7 @@ func (h *Handler) init() {
 			logger:       h.Logger,
 			onError:      h.OnError,
 		}
-		h.config.plain = newUpgrader(h.config, false)
-		h.config.deflating = newUpgrader(h.config, true)
+		h.config.upgrader = newUpgrader(h.config)
 		h.pool.limit(h.MaxPending)
 		h.name.Store(&h.ServerName)
 		h.timeout.Store(int64(orDefault(h.HandshakeTimeout, defaultHandshakeTimeout)))
@@ -157,7 +157,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*S
 	})
 	if refusal != nil {
 		if hijacked == nil {
-			h.answer(w, refusal)
+			h.answer(w, r, refusal)
 		} else {
 			hijacked.Close()
 		}
@@ -178,13 +178,13 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*S
 func (h *Handler) HandleConnection(conn net.Conn) error {
 	h.init()
 	c := wire.New(conn, nil)
+	deadline := h.deadline()
+	defer bound(conn, deadline)()
 	if !h.registry.enter(c) {
 		return h.turnAway(c, unavailable(ErrClosed), nil, false)
 	}
 	defer h.registry.leave(c)
 
-	deadline := h.deadline()
-	conn.SetDeadline(deadline)
 	state, err := handshakeTLS(conn)
 	if err != nil {
 		conn.Close()
@@ -215,7 +215,7 @@ func (h *Handler) HandleConnection(conn net.Conn) error {
 func (h *Handler) HandleUpgrade(r *http.Request, conn net.Conn, rw *bufio.ReadWriter) error {
 	h.init()
 	deadline := h.deadline()
-	conn.SetDeadline(deadline)
+	defer bound(conn, deadline)()
 	c := wire.New(conn, buffered(rw))
 	_, refusal := h.handshake(r, deadline, true, func(authorized http.Header) (*wire.Conn, *http.Request, http.Header, *HandshakeError) {
 		return c, keep(r), answerHeader(nil, authorized), nil
@@ -236,15 +236,22 @@ func (h *Handler) handshake(r *http.Request, deadline time.Time, pooled bool, co
 	if refusal := h.reserve(pooled); refusal != nil {
 		return nil, refusal
 	}
-	s, refusal := h.admit(r, deadline, connect)
-	if refusal != nil {
+	seated := false
+	defer func() { // also when a hook ends its goroutine
+		if seated {
+			return
+		}
 		h.registry.release()
 		if pooled {
 			h.pool.release()
 		}
+	}()
+	s, refusal := h.admit(r, deadline, connect)
+	if refusal != nil {
 		return nil, refusal
 	}
 
+	seated = true
 	s.waits = pooled
 	welcome := h.registry.add(s)
 	s.wire.NetConn().SetDeadline(time.Time{})
@@ -296,6 +303,9 @@ func (h *Handler) admit(r *http.Request, deadline time.Time, connect connect) (*
 		refusal = &HandshakeError{Status: http.StatusRequestTimeout, Code: CloseAbnormalClosure,
 			Reason: "The handshake was not finished.", Err: ErrHandshakeTimeout}
 	}
+	if refusal == nil && h.registry.isClosed() {
+		refusal = unavailable(ErrClosed)
+	}
 	if refusal != nil {
 		return nil, refusal
 	}
@@ -342,8 +352,24 @@ func (h *Handler) refused(refusal *HandshakeError, r *http.Request) error {
 
 // failed records an error of the Handler and reports it.
 func (h *Handler) failed(err error) {
-	h.lastError.Store(&err)
+	last := err
+	if refusal, ok := err.(*HandshakeError); ok {
+		kept := *refusal
+		kept.Request = nil
+		last = &kept
+	}
+	h.lastError.Store(&last)
 	h.config.report(err)
+}
+
+// bound makes conn fail at deadline. Where it knows no deadlines it is closed then, unless the function that bound
+// returns was called before.
+func bound(conn net.Conn, deadline time.Time) (release func()) {
+	if conn.SetDeadline(deadline) == nil || deadline.IsZero() {
+		return func() {}
+	}
+	timer := time.AfterFunc(time.Until(deadline), func() { conn.Close() })
+	return func() { timer.Stop() }
 }
 
 // deadline returns when a handshake that begins now must be over; zero is never.
@@ -467,17 +493,17 @@ func (h *Handler) ForEach(ctx context.Context, f func(context.Context, *Socket))
 func (h *Handler) run(ctx context.Context, s *Socket, f func(context.Context, *Socket)) {
 	socketCtx, cancel := s.contextWith(ctx)
 	defer cancel(nil)
-	defer func() {
+	code := CloseInternalServerErr
+	defer func() { // also when f ends its goroutine
 		if v := recover(); v != nil {
 			h.config.reportPanic(v)
-			s.Close(CloseInternalServerErr, "")
 		}
+		s.Close(code, "")
 	}()
 	f(socketCtx, s)
+	code = CloseNormalClosure
 	if ctx.Err() != nil {
-		s.Close(CloseGoingAway, "")
-	} else {
-		s.Close(CloseNormalClosure, "")
+		code = CloseGoingAway
 	}
 }
 
@@ -525,7 +551,8 @@ func (h *Handler) Stats() Stats {
 	return st
 }
 
-// LastError returns the error that OnError was told last, or would have been; nil if there was none.
+// LastError returns the error that OnError was told last, or would have been; nil if there was none. A *HandshakeError has
+// no Request.
 func (h *Handler) LastError() error {
 	if err := h.lastError.Load(); err != nil {
 		return *err

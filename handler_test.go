@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -174,7 +175,7 @@ func TestRefusals(t *testing.T) {
 				if st := h.Stats(); st.Refused[tt.status] != 1 || st.Upgraded != 0 {
 					t.Errorf("stats %+v", st)
 				}
-				if !errors.Is(h.LastError(), got) {
+				if h.LastError() == nil || h.LastError().Error() != got.Error() {
 					t.Errorf("last error %v", h.LastError())
 				}
 			})
@@ -957,4 +958,148 @@ func FuzzHandleConnection(f *testing.F) {
 			t.Fatalf("answer %q", b)
 		}
 	})
+}
+
+// TestListsAreReadAsHTTPHasThem is RFC 9110 section 5.6.1: elements may be empty.
+func TestListsAreReadAsHTTPHasThem(t *testing.T) {
+	h := closeHandler(t, &Handler{MaxPending: -1})
+	addr := serveRaw(t, h)
+	for _, line := range []string{"Connection: , Upgrade", "Connection: keep-alive,, upgrade", "Upgrade: h2c, WebSocket", "Connection: keep-alive\r\nConnection: Upgrade"} {
+		if resp, _ := ask(t, dialTCP(t, addr), handshakeRequest(line)); resp.StatusCode != 101 {
+			t.Errorf("%q: %s", line, resp.Status)
+		}
+	}
+}
+
+func TestAbsoluteTargetNeedsAHostToo(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	request := strings.Replace(handshakeRequest("Host:"), "/chat", "ws://example.com/chat", 1)
+	if resp, _ := ask(t, dialTCP(t, serveRaw(t, h)), request); resp.StatusCode != 400 {
+		t.Error(resp.Status)
+	}
+}
+
+func TestRefusalOverHTTP2(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	srv := httptest.NewUnstartedServer(h)
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	defer srv.Close()
+	resp, err := srv.Client().Get(srv.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != 426 || resp.ProtoMajor != 2 || resp.Header.Get("Upgrade") != "" || resp.Header.Get("Connection") != "" {
+		t.Error(resp)
+	}
+}
+
+func TestHeadersOfMiddlewareCannotForgeTheAnswer(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	addr := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["X-A: b\r\nX-Forged"] = []string{"1"}
+		w.Header()["sec-websocket-extensions"] = []string{"x-forged"}
+		w.Header()["X-B"] = []string{"c\r\nX-Forged: 1"}
+		h.ServeHTTP(w, r)
+	}))
+	resp, _ := ask(t, dialTCP(t, addr), handshakeRequest())
+	if resp.StatusCode != 101 || resp.Header.Get("X-Forged") != "" || resp.Header.Get("Sec-Websocket-Extensions") != "" {
+		t.Error(resp)
+	}
+}
+
+// byValue is a net.Conn that cannot be the key of a map, and that knows no deadlines.
+type byValue struct {
+	net.Conn
+	_ []byte
+}
+
+func (byValue) SetDeadline(time.Time) error      { return os.ErrNoDeadline }
+func (byValue) SetReadDeadline(time.Time) error  { return os.ErrNoDeadline }
+func (byValue) SetWriteDeadline(time.Time) error { return os.ErrNoDeadline }
+
+func TestConnectionsWithoutDeadlines(t *testing.T) {
+	h := closeHandler(t, &Handler{HandshakeTimeout: 50 * time.Millisecond})
+	ours, theirs := net.Pipe()
+	go h.HandleConnection(byValue{Conn: theirs})
+	if resp, _ := ask(t, ours, handshakeRequest()); resp.StatusCode != 101 {
+		t.Fatal(resp.Status)
+	}
+	s := accept(t, h)
+	time.Sleep(100 * time.Millisecond)
+	if s.State() != Open {
+		t.Error("the handshake's timeout ended the socket")
+	}
+	_, silent := net.Pipe()
+	if err := h.HandleConnection(byValue{Conn: silent}); err == nil {
+		t.Error("no error")
+	}
+	ours.Close()
+}
+
+func TestTLSConnectionToAClosedHandler(t *testing.T) {
+	h := &Handler{}
+	h.Close()
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	if err := h.HandleConnection(tls.Server(theirs, &tls.Config{})); !errors.Is(err, ErrClosed) {
+		t.Error(err)
+	}
+}
+
+func TestShutdownDuringAuthorize(t *testing.T) {
+	asked, proceed := make(chan struct{}), make(chan struct{})
+	h := &Handler{Authorize: func(*http.Request) (http.Header, error) {
+		close(asked)
+		<-proceed
+		return nil, nil
+	}}
+	conn := dialTCP(t, serveHTTP(t, h))
+	go io.WriteString(conn, handshakeRequest())
+	<-asked
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := h.Shutdown(ctx); err != context.DeadlineExceeded {
+		t.Error(err)
+	}
+	close(proceed)
+	if resp, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || resp.StatusCode != 503 {
+		t.Error(resp, err)
+	}
+}
+
+// TestHooksThatEndTheirGoroutine is what t.FailNow does in a hook.
+func TestHooksThatEndTheirGoroutine(t *testing.T) {
+	h := closeHandler(t, &Handler{MaxPending: 1, MaxOpen: 1, Authorize: func(r *http.Request) (http.Header, error) {
+		if r.URL.Path == "/exit" {
+			runtime.Goexit()
+		}
+		return nil, nil
+	}})
+	go h.ForEach(t.Context(), func(context.Context, *Socket) { runtime.Goexit() })
+	addr := serveRaw(t, h)
+	gone := dialTCP(t, addr)
+	io.WriteString(gone, strings.Replace(handshakeRequest(), "/chat", "/exit", 1))
+	eventually(t, "the place to be given back", func() bool {
+		h.pool.mu.Lock()
+		defer h.pool.mu.Unlock()
+		return h.pool.reserved == 0 && h.LastError() == nil
+	})
+	gone.Close()
+	if _, _, err := dial(t, addr, nil).ReadMessage(); !websocket.IsCloseError(err, 1011) {
+		t.Error(err)
+	}
+}
+
+// TestViolatorsAreCutOff has clients that break a rule and then stay: nothing of them remains.
+func TestViolatorsAreCutOff(t *testing.T) {
+	h := closeHandler(t, &Handler{MaxPending: -1})
+	go h.ForEach(t.Context(), echo)
+	addr := serveRaw(t, h)
+	for range 50 {
+		conn := dialTCP(t, addr)
+		ask(t, conn, handshakeRequest())
+		conn.Write([]byte{0xff, 0x80, 0, 0, 0, 0})
+	}
+	eventually(t, "all to be gone", func() bool { st := h.Stats(); return st.Open == 0 && st.Closed[CloseProtocolError] == 50 })
 }

@@ -2,10 +2,12 @@ package foyer
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -273,4 +275,71 @@ func TestSweepFindsPendingClientsThatLeft(t *testing.T) {
 			t.Errorf("stats %+v", h.Stats())
 		}
 	})
+}
+
+// TestClientThatLeavesDuringItsHandshakeTakesNoPlace resets the connection before the answer can be written.
+func TestClientThatLeavesDuringItsHandshakeTakesNoPlace(t *testing.T) {
+	asked, proceed := make(chan struct{}), make(chan struct{})
+	h := closeHandler(t, &Handler{MaxPending: 2, Authorize: func(*http.Request) (http.Header, error) {
+		asked <- struct{}{}
+		<-proceed
+		return nil, nil
+	}})
+	addr := serveRaw(t, h)
+	for range 2 {
+		conn := dialTCP(t, addr)
+		io.WriteString(conn, handshakeRequest())
+		<-asked
+		conn.SetLinger(0)
+		conn.Close()
+	}
+	time.Sleep(20 * time.Millisecond)
+	close(proceed)
+	eventually(t, "the places to be free", func() bool { st := h.Stats(); return st.Upgraded == 2 && st.Pending == 0 && st.Open == 0 })
+}
+
+func TestEarlyBytesDoNotShieldAClientThatLeft(t *testing.T) {
+	h := closeHandler(t, &Handler{MaxPending: 1})
+	addr := serveRaw(t, h)
+	conn := dialTCP(t, addr)
+	ask(t, conn, handshakeRequest()+"\x81")
+	eventually(t, "the socket to wait", h.HasPending)
+	conn.SetLinger(0)
+	conn.Close()
+	eventually(t, "the place to be free", func() bool {
+		resp, _ := ask(t, dialTCP(t, addr), handshakeRequest())
+		return resp.StatusCode == 101
+	})
+}
+
+func TestTLSClientThatLeavesFreesItsPlace(t *testing.T) {
+	certificate := httptest.NewTLSServer(nil)
+	defer certificate.Close()
+	h := closeHandler(t, &Handler{})
+	s := &Server{Handler: h, TLSConfig: certificate.TLS}
+	if err := s.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	config := certificate.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	config.ServerName, config.NextProtos = "example.com", nil
+	join := func(input string) *tls.Conn {
+		conn := tls.Client(dialTCP(t, s.Addr().String()), config)
+		if resp, _ := ask(t, conn, input); resp.StatusCode != 101 {
+			t.Fatal(resp.Status)
+		}
+		return conn
+	}
+	stays := join(handshakeRequest())
+	says := join(handshakeRequest())
+	says.Write(frame(0x82, "last words"))
+	says.Close()
+	join(handshakeRequest()).Close()
+	eventually(t, "the place to be free", func() bool { h.pool.prune(); return h.Pending() == 2 })
+	stays.Write(frame(0x82, "hello"))
+	for _, want := range []string{"hello", "last words"} {
+		if _, p, err := accept(t, h).Read(t.Context()); err != nil || string(p) != want {
+			t.Errorf("%q, %v", p, err)
+		}
+	}
 }

@@ -115,10 +115,12 @@ type keepalive struct {
 
 // sweep looks after the socket, elapsed after the last time.
 func (s *Socket) sweep(elapsed time.Duration) {
-	if s.State() == Closed || s.endIfGone(false) || s.config.pingInterval == 0 {
+	if s.State() == Closed || s.endIfGone(false) {
 		return
 	}
-	s.sweepInput(elapsed)
+	if s.config.pingInterval > 0 {
+		s.sweepInput(elapsed)
+	}
 	s.sweepOutput(elapsed)
 }
 

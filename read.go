@@ -91,24 +91,32 @@ func (s *Socket) afterRead() {
 // next waits for the next message. The caller has the reading side.
 func (s *Socket) next(ctx context.Context) (MessageType, *messageReader, error) {
 	if m := s.message; m != nil {
+		if err := s.wire.Within(ctx); err != nil {
+			return 0, nil, s.waitFailed(ctx, err)
+		}
 		m.ctx = ctx
 		if _, err := io.Copy(io.Discard, m); err != nil {
 			return 0, nil, err
 		}
 	}
 	if err := s.wire.Wait(ctx); err != nil {
-		if err == wire.ErrInterrupted && s.wire.Err() == nil {
-			return 0, nil, ctx.Err()
-		}
-		return 0, nil, s.readFailed(ctx, err)
+		return 0, nil, s.waitFailed(ctx, err)
 	}
 	size := s.wire.FrameLeft()
 	t, r, err := s.gorilla.NextReader()
 	if err != nil {
-		return 0, nil, s.readFailed(ctx, err)
+		return 0, nil, s.readFailed(ctx)
 	}
 	s.message = &messageReader{socket: s, ctx: ctx, from: r, text: t == int(Text), frame: size}
 	return MessageType(t), s.message, nil
+}
+
+// waitFailed returns the error of a wait that nothing was lost in, if ctx ended it, and ends the socket otherwise.
+func (s *Socket) waitFailed(ctx context.Context, err error) error {
+	if err == wire.ErrInterrupted && s.wire.Err() == nil {
+		return ctx.Err()
+	}
+	return s.readFailed(ctx)
 }
 
 // A messageReader reads one message and holds it to what gorilla does not: its size after decompression, and UTF-8
@@ -135,9 +143,13 @@ func (m *messageReader) Read(p []byte) (int, error) {
 		return 0, s.violated(&wire.ProtocolError{Code: int(CloseInvalidFramePayloadData), Reason: "text is not UTF-8 (RFC 6455 section 8.1)"})
 	case err == io.EOF:
 		s.message = nil
+		if s.wire.MidMessage() {
+			// gorilla stops at a final block, RFC 7692 section 7.2.3.4, and would lose what comes behind it.
+			return 0, s.violated(&wire.ProtocolError{Code: int(CloseInvalidFramePayloadData), Reason: "frames behind the final deflate block"})
+		}
 		s.messagesIn.Add(1)
 	case err != nil:
-		err = s.readFailed(m.ctx, err)
+		err = s.readFailed(m.ctx)
 	}
 	return n, err
 }
@@ -177,15 +189,17 @@ func (r *lockedReader) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	if err := s.wire.Within(r.m.ctx); err != nil {
-		s.abort(r.m.ctx.Err())
-		return 0, s.Err()
+		if err == wire.ErrInterrupted {
+			s.abort(r.m.ctx.Err())
+		}
+		return 0, s.readFailed(r.m.ctx)
 	}
 	return r.m.Read(p)
 }
 
 // readFailed ends the socket over what ended its input, and returns how it ended. gorilla may have its own words for
 // it; those of the wire count.
-func (s *Socket) readFailed(ctx context.Context, err error) error {
+func (s *Socket) readFailed(ctx context.Context) error {
 	cause := s.wire.Err()
 	var peer *wire.PeerClose
 	var broken *wire.ProtocolError

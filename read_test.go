@@ -7,6 +7,8 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net"
+	"os"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -401,5 +403,90 @@ func TestStrings(t *testing.T) {
 	}
 	if (&PanicError{Value: 1}).Unwrap() != nil {
 		t.Error("a panic that is no error has one")
+	}
+}
+
+func TestReadAfterAnAbandonedReaderHonoursItsContext(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	c, s := connectTCP(t, h)
+	c.NetConn().Write(frame(0x02, "begun"))
+	if _, _, err := s.Reader(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, _, err := s.Read(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+
+	c, s = connectTCP(t, h)
+	c.NetConn().Write(frame(0x02, "begun"))
+	ended, end := context.WithCancel(t.Context())
+	if _, _, err := s.Reader(ended); err != nil {
+		t.Fatal(err)
+	}
+	end()
+	c.NetConn().Write(append(frame(0x80, "ended"), frame(0x82, "next")...))
+	if _, p, err := s.Read(t.Context()); err != nil || string(p) != "next" {
+		t.Error(string(p), err)
+	}
+}
+
+// TestFinalDeflateBlock is RFC 7692 section 7.2.3.4.
+func TestFinalDeflateBlock(t *testing.T) {
+	final := func(p string) string {
+		var b bytes.Buffer
+		w, _ := flate.NewWriter(&b, 1)
+		io.WriteString(w, p)
+		w.Close()
+		return b.String() + "\x00"
+	}
+	h := closeHandler(t, &Handler{Compression: true})
+	conn := dialTCP(t, serveRaw(t, h))
+	ask(t, conn, handshakeRequest("Sec-WebSocket-Extensions: permessage-deflate"))
+	s := accept(t, h)
+	conn.Write(frame(0xc1, final("Hello")))
+	if _, p, err := s.Read(t.Context()); err != nil || string(p) != "Hello" {
+		t.Fatal(string(p), err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, _, err := s.Read(ctx); err != context.DeadlineExceeded || s.State() != Open {
+		t.Error(err)
+	}
+	code, err := violation(t, &Handler{Compression: true}, "permessage-deflate", frame(0x41, final("Hello")), frame(0x80, "\x00"))
+	if code != CloseInvalidFramePayloadData || !errors.Is(err, ErrClosed) {
+		t.Error(code, err)
+	}
+}
+
+// rudeTimeout is a net.Conn whose timeouts are errors of its own.
+type rudeTimeout struct{ net.Conn }
+
+type ownTimeout struct{}
+
+func (ownTimeout) Error() string   { return "too late" }
+func (ownTimeout) Timeout() bool   { return true }
+func (ownTimeout) Temporary() bool { return true }
+
+func (r rudeTimeout) Read(p []byte) (int, error) {
+	n, err := r.Conn.Read(p)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = ownTimeout{}
+	}
+	return n, err
+}
+
+func TestTimeoutsOfOtherKinds(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	go h.HandleConnection(rudeTimeout{theirs})
+	ask(t, ours, handshakeRequest())
+	s := accept(t, h)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, _, err := s.Read(ctx); err != context.DeadlineExceeded || s.State() != Open {
+		t.Error(err)
 	}
 }

@@ -22,6 +22,7 @@ type registry struct {
 	tick  time.Duration // between two sweeps
 	timer *time.Timer   // runs while there are sockets
 	last  time.Time     // the last sweep
+	swept bool          // a sweep is under way
 
 	upgraded, accepted uint64
 	refused            map[int]uint64
@@ -144,7 +145,9 @@ func (g *registry) close() {
 	defer g.mu.Unlock()
 	g.closed = true
 	for c := range g.entering {
-		c.SetReadDeadline(time.Unix(1, 0))
+		if c.SetReadDeadline(time.Unix(1, 0)) != nil {
+			c.Close()
+		}
 	}
 }
 
@@ -166,8 +169,12 @@ func (g *registry) all() []*Socket {
 func (g *registry) sweep() {
 	now := time.Now()
 	g.mu.Lock()
+	if g.swept {
+		g.mu.Unlock()
+		return // a slow one, which will wind the timer up
+	}
 	elapsed := now.Sub(g.last)
-	g.last = now
+	g.last, g.swept = now, true
 	g.mu.Unlock()
 
 	for _, s := range g.all() {
@@ -175,6 +182,7 @@ func (g *registry) sweep() {
 	}
 
 	g.mu.Lock()
+	g.swept = false
 	if g.timer != nil {
 		g.timer.Reset(g.tick)
 	}

@@ -78,7 +78,7 @@ func (p *requestParser) requestLine(line string) *HandshakeError {
 	method, rest, _ := strings.Cut(line, " ")
 	target, proto, ok := strings.Cut(rest, " ")
 	major, minor, validProto := http.ParseHTTPVersion(proto)
-	if !ok || !validProto || !httpguts.ValidHeaderFieldName(method) {
+	if !ok || !validProto || major != 1 || !httpguts.ValidHeaderFieldName(method) {
 		return badRequest("malformed request line")
 	}
 	u, err := url.ParseRequestURI(target)
@@ -131,10 +131,10 @@ func (p *requestParser) finish() *HandshakeError {
 			return badRequest("malformed Host header")
 		}
 		r.Host = hosts[0]
+		if r.URL.Host != "" {
+			r.Host = r.URL.Host // RFC 9112 section 3.2.2
+		}
 		delete(r.Header, "Host")
-	}
-	if r.URL.Host != "" {
-		r.Host = r.URL.Host
 	}
 	if length := r.Header["Content-Length"]; len(length) > 0 && (len(length) > 1 || length[0] != "0") {
 		r.ContentLength = -1

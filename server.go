@@ -24,8 +24,7 @@ type Server struct {
 	// "http/1.1" is put in, the only one that a WebSocket handshake works with.
 	TLSConfig *tls.Config
 
-	tls      *tls.Config // set before the first connection
-	mu       sync.Mutex  // guards:
+	mu       sync.Mutex // guards:
 	listener net.Listener
 	closed   bool
 	resumed  chan struct{} // closed by Resume; nil while not paused
@@ -104,10 +103,6 @@ func (s *Server) open(l net.Listener) error {
 		return errIsListening
 	}
 	s.Handler.init()
-	if s.tls = s.TLSConfig; s.tls != nil && len(s.tls.NextProtos) == 0 {
-		s.tls = s.tls.Clone()
-		s.tls.NextProtos = []string{"http/1.1"}
-	}
 	s.listener, s.stopped = l, make(chan struct{})
 	return nil
 }
@@ -120,6 +115,7 @@ const (
 
 // accept accepts connections until the listener is closed.
 func (s *Server) accept(l net.Listener) error {
+	config := s.tlsConfig()
 	delay := minAcceptDelay
 	for {
 		conn, err := l.Accept()
@@ -129,7 +125,7 @@ func (s *Server) accept(l net.Listener) error {
 				conn.Close()
 				return ErrClosed
 			}
-			go s.handle(conn)
+			go s.handle(conn, config)
 			continue
 		}
 		if !s.IsListening() {
@@ -178,9 +174,19 @@ func (s *Server) sleep(d time.Duration) bool {
 	}
 }
 
-func (s *Server) handle(conn net.Conn) {
-	if s.tls != nil {
-		conn = tls.Server(conn, s.tls)
+// tlsConfig returns the configuration for all connections, nil without TLS.
+func (s *Server) tlsConfig() *tls.Config {
+	if s.TLSConfig == nil || len(s.TLSConfig.NextProtos) > 0 {
+		return s.TLSConfig
+	}
+	config := s.TLSConfig.Clone()
+	config.NextProtos = []string{"http/1.1"}
+	return config
+}
+
+func (s *Server) handle(conn net.Conn, config *tls.Config) {
+	if config != nil {
+		conn = tls.Server(conn, config)
 	}
 	s.Handler.HandleConnection(conn) // which reports its errors
 }
@@ -233,21 +239,18 @@ func (s *Server) IsListening() bool { return s.Addr() != nil }
 func (s *Server) Secure() bool { return s.TLSConfig != nil }
 
 // File returns a copy of the listening socket's file, for a process that takes over (see ListenFile); the caller closes
-// it. It returns ErrNotListening without a listener, and an error when that has no file.
+// it. It returns ErrNotListening without a listener, and errors.ErrUnsupported when that has no file. From then on closing
+// the Server leaves the path of a Unix socket in place.
 func (s *Server) File() (*os.File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.listener == nil {
 		return nil, ErrNotListening
 	}
-	l, ok := s.listener.(interface{ File() (*os.File, error) })
-	if !ok {
-		return nil, errors.ErrUnsupported
-	}
 	if unix, ok := s.listener.(*net.UnixListener); ok {
 		unix.SetUnlinkOnClose(false) // the path is the next process's, too
 	}
-	return l.File()
+	return listenerFile(s.listener)
 }
 
 // Pause stops accepting connections until Resume. Clients that connect meanwhile wait in the system's queue; sockets that

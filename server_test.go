@@ -273,3 +273,28 @@ func TestRestartWithoutAGap(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestFileCanBeGivenToAProcess calls what os/exec calls on a file: the Server must still be able to close its listener.
+func TestFileCanBeGivenToAProcess(t *testing.T) {
+	s := &Server{Handler: &Handler{}}
+	if err := s.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	f, err := s.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	f.Fd()
+	dialTCP(t, s.Addr().String()) // so that the listener waits once more
+	closed := make(chan error, 1)
+	go func() { closed <- s.Close() }()
+	select {
+	case err := <-closed:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("Close waits")
+	}
+}

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -103,8 +102,9 @@ func checkHeader(header http.Header) error {
 func answerHeader(outer, authorized http.Header) http.Header {
 	header := make(http.Header, len(outer)+len(authorized)+2)
 	for name, values := range outer {
-		if !handshakeHeaders[name] && !strings.HasPrefix(name, "Content-") {
-			header[name] = values
+		name = http.CanonicalHeaderKey(name)
+		if httpguts.ValidHeaderFieldName(name) && !handshakeHeaders[name] && !strings.HasPrefix(name, "Content-") {
+			header[name] = values // gorilla puts a space for what a value may not have
 		}
 	}
 	for name, values := range authorized {
@@ -193,10 +193,14 @@ func (h *Handler) refusalHeader(refusal *HandshakeError) http.Header {
 }
 
 // answer writes a refusal through net/http.
-func (h *Handler) answer(w http.ResponseWriter, refusal *HandshakeError) {
+func (h *Handler) answer(w http.ResponseWriter, r *http.Request, refusal *HandshakeError) {
 	header := w.Header()
 	for name, values := range h.refusalHeader(refusal) {
 		header[name] = values
+	}
+	if r.ProtoMajor > 1 { // RFC 9113 section 8.2.2
+		header.Del("Connection")
+		header.Del("Upgrade")
 	}
 	w.WriteHeader(refusal.Status)
 	io.WriteString(w, refusal.Reason+"\n")
@@ -209,7 +213,7 @@ func (h *Handler) answerTo(conn net.Conn, refusal *HandshakeError) {
 	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", refusal.Status, http.StatusText(refusal.Status))
 	h.refusalHeader(refusal).Write(&b)
 	fmt.Fprintf(&b, "Content-Length: %d\r\n\r\n%s", len(body), body)
-	conn.SetWriteDeadline(time.Now().Add(lingerTime))
+	conn.SetDeadline(time.Now().Add(lingerTime)) // for TLS, which may read first
 	conn.Write(b.Bytes())
 }
 
@@ -222,13 +226,11 @@ func (h *Handler) upgrade(c *wire.Conn, r *http.Request, header http.Header) (*S
 	if subprotocol != "" {
 		header["Sec-Websocket-Protocol"] = []string{subprotocol}
 	}
-	upgrader, forGorilla := h.config.plain, r
 	deflate := h.config.compression && offersDeflate(r.Header["Sec-Websocket-Extensions"])
-	if deflate {
-		upgrader, forGorilla = h.config.deflating, withPlainOffer(r)
-	}
 	w := handover{c: c, rw: handoverBuffers.Get().(*bufio.ReadWriter)}
-	g, err := upgrader.Upgrade(&w, forGorilla, header)
+	g, err := h.config.upgrader.Upgrade(&w, forGorilla(r.Header["Sec-Websocket-Key"], deflate), header)
+	w.rw.Reader.Reset(nil)
+	w.rw.Writer.Reset(nil)
 	handoverBuffers.Put(w.rw)
 	if err != nil {
 		return nil, err
@@ -295,12 +297,19 @@ func validWindow(s string) bool {
 	return false
 }
 
-// withPlainOffer returns a request for gorilla with an offer that it understands as we did.
-func withPlainOffer(r *http.Request) *http.Request {
-	plain := *r
-	plain.Header = maps.Clone(r.Header)
-	plain.Header["Sec-Websocket-Extensions"] = []string{"permessage-deflate"}
-	return &plain
+// forGorilla returns a request that gorilla understands as we understood the client's: its own reading of lists and
+// offers differs.
+func forGorilla(key []string, deflate bool) *http.Request {
+	header := http.Header{
+		"Connection":            {"Upgrade"},
+		"Upgrade":               {"websocket"},
+		"Sec-Websocket-Version": {"13"},
+		"Sec-Websocket-Key":     key,
+	}
+	if deflate {
+		header["Sec-Websocket-Extensions"] = []string{"permessage-deflate"}
+	}
+	return &http.Request{Method: http.MethodGet, Header: header}
 }
 
 // readBufferSize is that of the one buffer a quiet socket keeps: gorilla looks at a frame header through it. Longer
@@ -327,13 +336,13 @@ func (hw *handover) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 }
 
 // newUpgrader returns a gorilla Upgrader. All that it would check was checked before.
-func newUpgrader(cfg *config, deflate bool) *websocket.Upgrader {
+func newUpgrader(cfg *config) *websocket.Upgrader {
 	return &websocket.Upgrader{
 		ReadBufferSize:    readBufferSize,
 		WriteBufferSize:   cfg.writeBufferSize(),
 		WriteBufferPool:   &cfg.writeBuffers,
 		CheckOrigin:       func(*http.Request) bool { return true },
-		EnableCompression: deflate,
+		EnableCompression: true, // where forGorilla offers it
 	}
 }
 

@@ -74,13 +74,17 @@ func (s *Socket) send(ctx context.Context, t MessageType, p []byte, wait bool) e
 
 	// gorilla builds the header in its buffer, and gives a long payload to the wire from where it lies.
 	lend := wait && len(p) >= wire.LendSize
+	var mark uint64
+	var err error
 	if lend {
-		s.wire.Lend()
+		s.wire.Lend(p)
+		err = s.gorilla.WriteMessage(int(t), p)
+		mark = s.wire.EndLend()
 	} else {
 		s.wire.Hold()
+		err = s.gorilla.WriteMessage(int(t), p)
+		s.wire.Release()
 	}
-	err := s.gorilla.WriteMessage(int(t), p)
-	mark := s.wire.Release()
 	s.writeMu.Unlock()
 	if err == nil && lend {
 		if err = s.wire.WaitWritten(ctx, mark); err != nil {
@@ -229,9 +233,12 @@ func (w *messageWriter) Close() error {
 	}
 	w.closed = true
 	s := w.socket
-	s.wire.Hold()
-	err := w.to.Close()
-	s.wire.Release()
+	err := w.ctx.Err()
+	if err == nil {
+		s.wire.Hold()
+		err = w.to.Close()
+		s.wire.Release()
+	}
 
 	s.writeMu.Lock()
 	close(s.streaming)

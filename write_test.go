@@ -373,3 +373,85 @@ func TestBroadcast(t *testing.T) {
 		t.Errorf("sent %d, dropped %d", sent, dropped)
 	}
 }
+
+// TestLongMessagesStayWhole has messages of several kinds overlap with control frames and with each other: none may be
+// written from memory that somebody else has by then.
+func TestLongMessagesStayWhole(t *testing.T) {
+	for name, h := range map[string]*Handler{
+		"lent":  {MaxWriteBuffer: 64 << 20},
+		"split": {MaxWriteBuffer: 64 << 20, OutgoingFrameSize: 1 << 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			closeHandler(t, h)
+			c, s := connectTCP(t, h)
+			go s.Read(context.Background())
+			ctx, stopPinging := context.WithCancel(t.Context())
+			defer stopPinging()
+			go func() {
+				for ctx.Err() == nil {
+					s.Ping(ctx, nil)
+				}
+			}()
+			const each = 50
+			for i, write := range []func([]byte) error{
+				func(p []byte) error { return s.Write(t.Context(), Binary, p) },
+				func(p []byte) error { return s.Write(t.Context(), Binary, p) },
+				func(p []byte) error { return s.Post(Binary, p) },
+				func(p []byte) error { return s.Post(Binary, p) },
+			} {
+				go func() {
+					p := make([]byte, 40000+50000*i)
+					for n := range each {
+						for j := range p {
+							p[j] = byte(i*each + n)
+						}
+						if err := write(p); err != nil {
+							t.Error(err)
+						}
+					}
+				}()
+			}
+			for range 4 * each {
+				_, p, err := c.ReadMessage()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if bytes.Count(p, p[:1]) != len(p) {
+					t.Fatalf("a message of %d bytes was corrupted", len(p))
+				}
+			}
+		})
+	}
+}
+
+func TestWriterEndsWithItsContext(t *testing.T) {
+	for _, end := range []func(io.WriteCloser) error{
+		func(w io.WriteCloser) error { _, err := w.Write([]byte("b")); return err },
+		io.WriteCloser.Close,
+	} {
+		h := closeHandler(t, &Handler{})
+		_, s := connectTCP(t, h)
+		ctx, cancel := context.WithCancel(t.Context())
+		w, err := s.Writer(ctx, Text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Write([]byte("a"))
+		cancel()
+		if err := end(w); !errors.Is(err, context.Canceled) || s.State() != Closed {
+			t.Error(err, s.State())
+		}
+	}
+}
+
+func TestPeerThatDoesNotReadIsEndedWithoutKeepalive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &Handler{PingInterval: -1, PongTimeout: 2 * time.Second, MaxWriteBuffer: 1000}
+		_, s := connectPipe(t, h)
+		s.Write(t.Context(), Binary, make([]byte, 900))
+		begin := time.Now()
+		if err := s.Write(t.Context(), Binary, make([]byte, 900)); !errors.Is(err, ErrPingTimeout) || time.Since(begin) > 4*time.Second {
+			t.Error(err, time.Since(begin))
+		}
+	})
+}

@@ -134,6 +134,9 @@ func (c *Conn) Within(ctx context.Context) error {
 	return c.watch(ctx)
 }
 
+// MidMessage reports whether the message at hand has frames that have not come yet.
+func (c *Conn) MidMessage() bool { return c.tap.fragmented }
+
 // FrameLeft returns how many bytes of the frame at hand are still to be read, its header included.
 func (c *Conn) FrameLeft() int64 { return c.left }
 
@@ -144,6 +147,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 	if c.left == 0 {
 		if err := c.advance(); err != nil {
+			c.rerr = err // gorilla cannot take up again where it was interrupted
 			return 0, err
 		}
 	}
@@ -212,14 +216,16 @@ func (c *Conn) advance() error {
 	}
 }
 
-// betweenFrames makes err final unless it only says that the context ended, which between two messages does no harm.
+// betweenFrames makes err final unless it only says that the context ended, which does no harm to who waits outside of
+// gorilla.
 func (c *Conn) betweenFrames(err error) error {
-	if c.tap.fragmented || err == io.EOF && c.r < c.w {
+	switch {
+	case err == ErrInterrupted:
+		return err
+	case c.tap.fragmented || c.r < c.w:
 		return c.midFrame(err)
 	}
-	if err != ErrInterrupted {
-		c.rerr = err
-	}
+	c.rerr = err
 	return err
 }
 
@@ -259,7 +265,7 @@ func (c *Conn) receive(p []byte) (int, error) {
 	if err == nil {
 		err = io.ErrNoProgress
 	}
-	if c.watched != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+	if c.watched != nil && isTimeout(err) {
 		select {
 		case <-c.watched:
 			return 0, ErrInterrupted
@@ -302,7 +308,7 @@ var ErrInterrupted = errors.New("read interrupted")
 func (c *Conn) watch(ctx context.Context) error {
 	done := ctx.Done()
 	if done != c.watched {
-		c.unwatch()
+		c.Unwatch()
 		if done != nil {
 			interrupted := make(chan struct{})
 			c.watched, c.interrupted = done, interrupted
@@ -318,8 +324,8 @@ func (c *Conn) watch(ctx context.Context) error {
 	return nil
 }
 
-// unwatch forgets the watched context and undoes what its end did.
-func (c *Conn) unwatch() {
+// Unwatch makes reads wait without a context again.
+func (c *Conn) Unwatch() {
 	if c.stopWatching() {
 		c.net.SetReadDeadline(time.Time{})
 	}
@@ -350,15 +356,18 @@ func (c *Conn) HungUp() bool {
 		switch look(raw) {
 		case broken:
 			return true
-		case ended:
-			return !c.Unread()
 		case quiet:
 			return false
+		case ended:
+			if c.raw != nil {
+				return !c.Unread()
+			}
+		case arrived:
+			if c.raw != nil {
+				return false
+			}
 		}
-		if c.raw != nil {
-			return false
-		}
-		deadline = time.Now().Add(time.Millisecond) // for the record that has come
+		deadline = time.Now().Add(time.Millisecond) // for the record that TLS has, or that has come
 	}
 	if c.Unread() {
 		return false
@@ -368,7 +377,13 @@ func (c *Conn) HungUp() bool {
 	}
 	_, err := c.receive(nil)
 	c.net.SetReadDeadline(time.Time{})
-	return err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
+	return err != nil && !isTimeout(err)
+}
+
+// isTimeout reports whether err says that a deadline has passed.
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // A sight is what can be seen of a connection without reading from it.
@@ -402,7 +417,9 @@ func (c *Conn) Finish(limit time.Duration, linger bool) {
 // for no longer than limit.
 func Linger(conn net.Conn, limit time.Duration, first bool) {
 	defer cut(conn)
-	conn.SetDeadline(time.Now().Add(limit))
+	if conn.SetDeadline(time.Now().Add(limit)) != nil {
+		return
+	}
 	if !first || closeWrite(conn) {
 		io.Copy(io.Discard, io.LimitReader(conn, drainSize))
 	}
@@ -416,8 +433,8 @@ func closeWrite(conn net.Conn) bool {
 
 // cut closes conn at once. Closing a TLS connection would wait for the peer to take a last record.
 func cut(conn net.Conn) error {
-	if below := underTLS(conn); below != conn {
-		below.Close()
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		t.NetConn().Close()
 	}
 	return conn.Close()
 }

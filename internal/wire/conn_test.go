@@ -216,11 +216,11 @@ func TestWritesLeaveInOrder(t *testing.T) {
 	c.Hold()
 	c.Write([]byte("held, "))
 	c.Write(bytes.Repeat([]byte("x"), 3*bufferSize))
-	c.Lend()
-	lent := bytes.Repeat([]byte("y"), LendSize)
-	c.Write(lent)
 	c.Release()
-	mark := c.Release()
+	lent := bytes.Repeat([]byte("y"), LendSize)
+	c.Lend(lent)
+	c.Write(lent)
+	mark := c.EndLend()
 	if err := c.WaitWritten(t.Context(), mark); err != nil {
 		t.Fatal(err)
 	}
@@ -374,4 +374,62 @@ func TestFinishWaitsNoLongerThanItsLimit(t *testing.T) {
 		}
 		theirs.Close()
 	})
+}
+
+// TestOnlyTheLentPayloadIsNotCopied has other writes overlap with one that lends.
+func TestOnlyTheLentPayloadIsNotCopied(t *testing.T) {
+	s := &script{}
+	c := New(s, nil)
+	c.Frame(server, nil, nil)
+	lent, other := bytes.Repeat([]byte("l"), LendSize), bytes.Repeat([]byte("o"), LendSize)
+	c.Hold() // a pong is being written
+	c.Lend(lent)
+	c.Write(lent[100:])
+	c.EndLend()
+	c.Hold()
+	c.Write(other)
+	clear(other) // is its owner's again
+	c.Release()
+	c.Release()
+	c.Open()
+	c.Flush(t.Context())
+	if got := s.written.String(); strings.Trim(got, "l") != strings.Repeat("o", LendSize) {
+		t.Error("the caller's memory was written after the call")
+	}
+}
+
+// slowWriter reads what it is given late.
+type slowWriter struct {
+	script
+	begun, proceed chan struct{}
+}
+
+func (s *slowWriter) Write(p []byte) (int, error) {
+	close(s.begun)
+	<-s.proceed
+	return s.script.Write(p)
+}
+
+func (s *slowWriter) Close() error {
+	time.AfterFunc(10*time.Millisecond, func() { close(s.proceed) })
+	return nil
+}
+
+func TestBreakWaitsForWhoWrites(t *testing.T) {
+	s := &slowWriter{begun: make(chan struct{}), proceed: make(chan struct{})}
+	c := New(s, nil)
+	c.Frame(server, nil, func(error) {})
+	c.Open()
+	lent := make([]byte, LendSize)
+	c.Lend(lent)
+	c.Write(lent)
+	mark := c.EndLend()
+	<-s.begun
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := c.WaitWritten(ctx, mark); err != context.Canceled {
+		t.Error(err)
+	}
+	c.Break()
+	clear(lent) // the race detector tells if somebody still reads it
 }

@@ -20,7 +20,7 @@ type output struct {
 	pooled   [][]byte      // the buffers in queue that go back to the pool
 	open     bool          // bytes may leave: the handshake is over
 	holds    int           // calls of Hold without Release: more is about to be written
-	lend     bool          // the present hold lends large payloads
+	lent     []byte        // the payload that may be queued without a copy
 	busy     bool          // somebody is carrying bytes
 	queued   uint64        // bytes taken in since the beginning
 	written  uint64        // of these, those the kernel has
@@ -54,7 +54,7 @@ func (o *output) Write(p []byte) (int, error) {
 // append puts p at the end of the queue.
 func (o *output) append(p []byte) {
 	o.queued += uint64(len(p))
-	if o.lend && len(p) >= LendSize {
+	if o.isLent(p) {
 		o.queue = append(o.queue, p)
 		return
 	}
@@ -74,35 +74,46 @@ func (o *output) append(p []byte) {
 	}
 }
 
+// isLent reports whether p is the end of the lent payload, of which gorilla keeps the beginning for its own buffer.
+func (o *output) isLent(p []byte) bool {
+	return len(p) > 0 && len(p) <= len(o.lent) && &p[len(p)-1] == &o.lent[len(o.lent)-1]
+}
+
 // sameBuffer reports whether b lies at the end of the pooled buffer.
 func sameBuffer(b, pooled []byte) bool {
 	return cap(b) > 0 && &b[:cap(b)][cap(b)-1] == &pooled[:cap(pooled)][cap(pooled)-1]
 }
 
-// Hold keeps bytes back until Release, so that a message of several writes leaves in one system call. Between Lend
-// and Release, writes of LendSize and more are not copied: the caller must not touch them until WaitWritten has
-// returned nil or Break has returned.
+// Hold keeps bytes back until Release, so that a message of several writes leaves in one system call.
 func (o *output) Hold() {
 	o.mu.Lock()
 	o.holds++
 	o.mu.Unlock()
 }
 
-// Lend is Hold for a payload that is lent. Only one goroutine at a time may do so.
-func (o *output) Lend() {
+// Release ends a Hold.
+func (o *output) Release() {
+	o.mu.Lock()
+	o.holds--
+	o.mu.Unlock()
+	o.carry()
+}
+
+// Lend is Hold, and makes it known that p, a payload about to be written, need not be copied. Only one goroutine at a
+// time may lend.
+func (o *output) Lend(p []byte) {
 	o.mu.Lock()
 	o.holds++
-	o.lend = true
+	o.lent = p
 	o.mu.Unlock()
 }
 
-// Release ends a Hold. It returns the mark of the last byte taken in, for WaitWritten.
-func (o *output) Release() (mark uint64) {
+// EndLend ends a Lend. What was lent must not be touched until WaitWritten has returned nil for the mark, or Break has
+// returned.
+func (o *output) EndLend() (mark uint64) {
 	o.mu.Lock()
 	o.holds--
-	if o.holds == 0 {
-		o.lend = false
-	}
+	o.lent = nil
 	mark = o.queued
 	o.mu.Unlock()
 	o.carry()
@@ -292,10 +303,7 @@ func (o *output) await(ctx context.Context, ok func() bool) error {
 			o.mu.Unlock()
 			return err
 		}
-		if o.progress == nil {
-			o.progress = make(chan struct{})
-		}
-		progress := o.progress
+		progress := o.onProgress()
 		o.mu.Unlock()
 
 		select {
@@ -306,8 +314,25 @@ func (o *output) await(ctx context.Context, ok func() bool) error {
 	}
 }
 
+// onProgress returns a channel that is closed when something has changed. The caller has the lock.
+func (o *output) onProgress() <-chan struct{} {
+	if o.progress == nil {
+		o.progress = make(chan struct{})
+	}
+	return o.progress
+}
+
 // Break closes the connection and waits until nobody writes from lent memory any more.
 func (o *output) Break() {
 	o.conn.Close()
-	o.await(context.Background(), func() bool { return !o.busy })
+	for {
+		o.mu.Lock()
+		if !o.busy {
+			o.mu.Unlock()
+			return
+		}
+		progress := o.onProgress()
+		o.mu.Unlock()
+		<-progress
+	}
 }

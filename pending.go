@@ -62,8 +62,8 @@ func (p *pool) release() {
 	p.mu.Unlock()
 }
 
-// fill puts s into a reserved place, or straight into the hands of who waits longest. It reports false when the pool
-// is closed.
+// fill puts s into a reserved place, or straight into the hands of who waits longest. A socket that has ended already
+// needs none. It reports false when the pool is closed.
 func (p *pool) fill(s *Socket) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -71,6 +71,7 @@ func (p *pool) fill(s *Socket) bool {
 	switch {
 	case p.closed:
 		return false
+	case s.State() == Closed: // and will not be dropped any more
 	case len(p.takers) > 0:
 		p.takers[0] <- s // has room for one
 		p.takers = slices.Delete(p.takers, 0, 1)

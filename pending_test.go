@@ -343,3 +343,14 @@ func TestTLSClientThatLeavesFreesItsPlace(t *testing.T) {
 		}
 	}
 }
+
+func TestPoolTakesNoSocketThatHasEnded(t *testing.T) {
+	var p pool
+	p.limit(1)
+	p.reserve()
+	ended := new(Socket)
+	ended.state.Store(int32(Closed))
+	if !p.fill(ended) || p.len() != 0 || !p.reserve() {
+		t.Error("an ended socket has a place")
+	}
+}

@@ -251,6 +251,7 @@ func (c *Conn) receive(p []byte) (int, error) {
 		n, err = c.net.Read(c.room())
 	}
 	c.waiting.Store(false)
+	c.dst = nil
 
 	if n > 0 {
 		c.bytesIn.Add(uint64(n))

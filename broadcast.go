@@ -30,10 +30,10 @@ func (s *Socket) post(t MessageType, p []byte, prepared *websocket.PreparedMessa
 	}
 	s.wire.Hold()
 	err := s.gorilla.WritePreparedMessage(prepared)
-	s.wire.Release()
 	s.writeMu.Unlock()
+	s.wire.Release()
 	if err != nil {
-		return s.writeError(background, err)
+		return s.writeError(err)
 	}
 	s.messagesOut.Add(1)
 	return nil

@@ -87,6 +87,7 @@ var (
 	// ErrReading says that another goroutine reads from the socket already.
 	ErrReading = errors.New("foyer: socket is being read already")
 
+	errDropped        = errors.New("foyer: the rest of the message was dropped by a later Read")
 	errBadMessageType = errors.New("foyer: a message is Text or Binary")
 	errPaused         = errors.New("foyer: paused")
 	errMaxOpen        = errors.New("foyer: too many open connections")
@@ -153,8 +154,8 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// A CloseError tells how a socket ended. Every method of an ended Socket returns it; errors.Is(err, ErrClosed) is
-// true for each.
+// A CloseError tells how a socket ended. Reads and writes of an ended Socket return it, and so does Err; errors.Is(err,
+// ErrClosed) is true for each.
 type CloseError struct {
 	Code   CloseCode
 	Reason string

@@ -49,9 +49,9 @@ type Handler struct {
 	// MaxOpen is how many sockets may be open, pending ones counted. Further requests get 503. 0 is no limit.
 	MaxOpen int
 
-	// HandshakeTimeout bounds a handshake as a whole, from HandleConnection's first byte or the call of ServeHTTP to
-	// the answer; with it ends the context of the hooks. 0 is 10 seconds; negative is no limit, and then a client that
-	// sends nothing holds its connection for ever.
+	// HandshakeTimeout bounds a handshake as a whole, from the call of HandleConnection or ServeHTTP to the answer; with
+	// it ends the context of the hooks, which they have to heed. 0 is 10 seconds; negative is no limit, and then a client
+	// that sends nothing holds its connection for ever.
 	HandshakeTimeout time.Duration
 
 	// MaxMessageSize is how many bytes a message from the client may have, after decompression. A longer one ends the
@@ -64,7 +64,8 @@ type Handler struct {
 	MaxFrameSize int64
 
 	// MaxWriteBuffer is how many bytes may wait to be written to a client that does not read, per socket. Beyond it
-	// Write waits and Post fails. 0 is 1 MiB; negative is no limit, and then one client can fill the memory.
+	// Write waits and Post fails. 0 is 1 MiB; negative is no limit, and then one client can fill the memory. Messages of
+	// 16 KiB and more are not buffered: Write waits until the kernel has them.
 	MaxWriteBuffer int
 
 	// OutgoingFrameSize is how many bytes of payload a frame we send has at the most; longer messages go out in
@@ -168,8 +169,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*S
 
 // HandleConnection performs the opening handshake on a connection that was accepted elsewhere: it reads the request,
 // answers it, and puts the socket into the pool. It returns when that is done, nil or a *HandshakeError or *TLSError,
-// within HandshakeTimeout. Any net.Conn will do: TCP, a Unix socket, net.Pipe. If it is a TLS connection its handshake
-// is performed first.
+// after HandshakeTimeout at the latest, and a second more that a refused client has to take its answer. Any net.Conn
+// will do: TCP, a Unix socket, net.Pipe. If it is a TLS connection its handshake is performed first. On one that knows no
+// deadlines, contexts cannot end a Read.
 //
 // The connection belongs to the Handler from the call on, and is closed when the handshake fails. Bytes behind the
 // request in the same packet are the first frames.
@@ -180,6 +182,8 @@ func (h *Handler) HandleConnection(conn net.Conn) error {
 	c := wire.New(conn, nil)
 	deadline := h.deadline()
 	defer bound(conn, deadline)()
+	done := false
+	defer closeUnless(&done, conn)
 	if !h.registry.enter(c) {
 		return h.turnAway(c, unavailable(ErrClosed), nil, false)
 	}
@@ -187,7 +191,6 @@ func (h *Handler) HandleConnection(conn net.Conn) error {
 
 	state, err := handshakeTLS(conn)
 	if err != nil {
-		conn.Close()
 		h.failed(err)
 		return err
 	}
@@ -202,10 +205,11 @@ func (h *Handler) HandleConnection(conn net.Conn) error {
 	} else if h.registry.isClosed() {
 		refusal = unavailable(ErrClosed)
 	}
-	if refusal == nil {
-		return nil
+	if refusal != nil {
+		return h.turnAway(c, refusal, r, whole)
 	}
-	return h.turnAway(c, refusal, r, whole)
+	done = true
+	return nil
 }
 
 // HandleUpgrade performs the opening handshake on a request that somebody else has read, as a hijacking handler has: r is
@@ -216,14 +220,17 @@ func (h *Handler) HandleUpgrade(r *http.Request, conn net.Conn, rw *bufio.ReadWr
 	h.init()
 	deadline := h.deadline()
 	defer bound(conn, deadline)()
+	done := false
+	defer closeUnless(&done, conn)
 	c := wire.New(conn, buffered(rw))
 	_, refusal := h.handshake(r, deadline, true, func(authorized http.Header) (*wire.Conn, *http.Request, http.Header, *HandshakeError) {
 		return c, keep(r), answerHeader(nil, authorized), nil
 	})
-	if refusal == nil {
-		return nil
+	if refusal != nil {
+		return h.turnAway(c, refusal, r, true)
 	}
-	return h.turnAway(c, refusal, r, true)
+	done = true
+	return nil
 }
 
 // A connect function hands over the connection of a request that was let in, the request to keep, and the headers for
@@ -252,9 +259,9 @@ func (h *Handler) handshake(r *http.Request, deadline time.Time, pooled bool, co
 	}
 
 	seated = true
-	s.waits = pooled
 	welcome := h.registry.add(s)
 	s.wire.NetConn().SetDeadline(time.Time{})
+	s.beginWait(pooled)
 	if pooled {
 		welcome = h.pool.fill(s) && welcome
 	} else {
@@ -320,7 +327,14 @@ func (h *Handler) admit(r *http.Request, deadline time.Time, connect connect) (*
 	return s, nil
 }
 
-// turnAway answers a refused request on a connection of ours and closes it. Where the request was not read whole, the
+// closeUnless closes conn when its handshake has not succeeded, also when a hook has ended the goroutine.
+func closeUnless(done *bool, conn net.Conn) {
+	if !*done {
+		conn.Close()
+	}
+}
+
+// turnAway answers a refused request on a connection of ours, which its caller closes. Where the request was not read whole, the
 // client may still be sending it.
 func (h *Handler) turnAway(c *wire.Conn, refusal *HandshakeError, r *http.Request, whole bool) error {
 	err := h.refused(refusal, r)
@@ -333,7 +347,6 @@ func (h *Handler) turnAway(c *wire.Conn, refusal *HandshakeError, r *http.Reques
 			wire.Linger(conn, lingerTime, true)
 		}
 	}
-	conn.Close()
 	return err
 }
 
@@ -344,6 +357,10 @@ func (h *Handler) refused(refusal *HandshakeError, r *http.Request) error {
 	}
 	h.registry.countRefusal(refusal.Status)
 	if l := h.config.logger; l != nil {
+		var panicked *PanicError
+		if errors.As(refusal.Err, &panicked) {
+			l.Error("foyer: a hook panicked", "panic", panicked.Value, "stack", string(panicked.Stack))
+		}
 		l.Info("foyer: handshake refused", "status", refusal.Status, "reason", refusal.Reason, "err", refusal.Err)
 	}
 	h.failed(refusal)

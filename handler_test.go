@@ -1085,7 +1085,9 @@ func TestHooksThatEndTheirGoroutine(t *testing.T) {
 		defer h.pool.mu.Unlock()
 		return h.pool.reserved == 0 && h.LastError() == nil
 	})
-	gone.Close()
+	if _, err := gone.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the connection is open: %v", err)
+	}
 	if _, _, err := dial(t, addr, nil).ReadMessage(); !websocket.IsCloseError(err, 1011) {
 		t.Error(err)
 	}

@@ -21,7 +21,7 @@ type pool struct {
 	max      int
 	reserved int            // places held by handshakes under way
 	waiting  []*Socket      // places held by sockets
-	takers   []chan *Socket // those who wait for a socket; empty while sockets wait
+	takers   []chan *Socket // those who wait for a socket, or for nil at the end; empty while sockets wait
 	closed   bool
 	pruned   time.Time
 }
@@ -98,30 +98,31 @@ func (p *pool) take(ctx context.Context) (*Socket, error) {
 	p.takers = append(p.takers, taker)
 	p.mu.Unlock()
 
+	var s *Socket
 	select {
+	case s = <-taker:
 	case <-ctx.Done():
-		p.mu.Lock()
-		i := slices.Index(p.takers, taker)
-		if i >= 0 {
-			p.takers = slices.Delete(p.takers, i, i+1)
-		}
-		p.mu.Unlock()
-		if i >= 0 {
+		if p.withdraw(taker) {
 			return nil, ctx.Err()
 		}
-		// A socket came at the same moment; it must not be lost.
-	case s, ok := <-taker:
-		return taken(s, ok)
+		s = <-taker // it came at the same moment, and must not be lost
 	}
-	s, ok := <-taker
-	return taken(s, ok)
-}
-
-func taken(s *Socket, ok bool) (*Socket, error) {
-	if !ok {
+	if s == nil {
 		return nil, ErrClosed
 	}
 	return s, nil
+}
+
+// withdraw lets taker wait no more. It reports false when it has been served already.
+func (p *pool) withdraw(taker chan *Socket) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.Index(p.takers, taker)
+	if i < 0 {
+		return false
+	}
+	p.takers = slices.Delete(p.takers, i, i+1)
+	return true
 }
 
 // tryTake returns the socket that waits longest, or nil.
@@ -178,7 +179,7 @@ func (p *pool) close() {
 	defer p.mu.Unlock()
 	p.closed = true
 	for _, taker := range p.takers {
-		close(taker)
+		taker <- nil
 	}
 	p.takers, p.waiting = nil, nil
 }

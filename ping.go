@@ -49,7 +49,7 @@ func (s *Socket) Ping(ctx context.Context, payload []byte) (time.Duration, error
 
 	if err := s.writeControl(websocket.PingMessage, payload); err != nil {
 		s.forgetPing(p)
-		return 0, s.writeError(ctx, err)
+		return 0, s.writeError(err)
 	}
 	select {
 	case <-p.pong:
@@ -162,6 +162,13 @@ func (s *Socket) sweepOutput(elapsed time.Duration) {
 	if k.stuck >= s.config.pongTimeout {
 		s.abort(ErrPingTimeout)
 	}
+}
+
+// beginWait notes that the socket waits in the pool from now on.
+func (s *Socket) beginWait(waits bool) {
+	s.waitMu.Lock()
+	s.waits = waits
+	s.waitMu.Unlock()
 }
 
 // endIfGone ends a socket whose peer went away while it waited in the pool, where nobody reads. With take, the socket

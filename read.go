@@ -31,7 +31,7 @@ func (s *Socket) Read(ctx context.Context) (MessageType, []byte, error) {
 }
 
 // Reader waits for the next message and returns a reader of it, which tells io.EOF at its end and returns the bytes as
-// they come in. It is valid until the next call of Read or Reader, which drops what was not read of it. ctx counts for
+// they come in. It is valid until the next call of Read or Reader, which drops what was not read of it; it fails then. ctx counts for
 // the reader as well: when it ends before the message does, the connection is broken. Errors are those of Read.
 func (s *Socket) Reader(ctx context.Context) (MessageType, io.Reader, error) {
 	if err := s.lockRead(ctx); err != nil {
@@ -42,7 +42,7 @@ func (s *Socket) Reader(ctx context.Context) (MessageType, io.Reader, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	return t, &lockedReader{m}, nil
+	return t, &lockedReader{m, ctx}, nil
 }
 
 // lockRead takes the reading side.
@@ -94,7 +94,7 @@ func (s *Socket) next(ctx context.Context) (MessageType, *messageReader, error) 
 		if err := s.wire.Within(ctx); err != nil {
 			return 0, nil, s.waitFailed(ctx, err)
 		}
-		m.ctx = ctx
+		m.ctx, m.dropped = ctx, true
 		if _, err := io.Copy(io.Discard, m); err != nil {
 			return 0, nil, err
 		}
@@ -129,6 +129,9 @@ type messageReader struct {
 	utf8   utf8Checker
 	frame  int64 // length of the first frame
 	size   int64
+
+	dropped  bool // a later call of Read or Reader reads the rest
+	complete bool // read to its end
 }
 
 // Read reads; the caller has the reading side.
@@ -143,10 +146,11 @@ func (m *messageReader) Read(p []byte) (int, error) {
 		return 0, s.violated(&wire.ProtocolError{Code: int(CloseInvalidFramePayloadData), Reason: "text is not UTF-8 (RFC 6455 section 8.1)"})
 	case err == io.EOF:
 		s.message = nil
-		if s.wire.MidMessage() {
+		if s.wire.MidMessage() || s.wire.FrameLeft() > 0 {
 			// gorilla stops at a final block, RFC 7692 section 7.2.3.4, and would lose what comes behind it.
-			return 0, s.violated(&wire.ProtocolError{Code: int(CloseInvalidFramePayloadData), Reason: "frames behind the final deflate block"})
+			return 0, s.violated(&wire.ProtocolError{Code: int(CloseInvalidFramePayloadData), Reason: "data behind the final deflate block"})
 		}
+		m.complete = !m.dropped
 		s.messagesIn.Add(1)
 	case err != nil:
 		err = s.readFailed(m.ctx)
@@ -174,25 +178,31 @@ func (m *messageReader) readAll() ([]byte, error) {
 }
 
 // A lockedReader is what Reader hands out: it takes the reading side for each call.
-type lockedReader struct{ m *messageReader }
+type lockedReader struct {
+	m   *messageReader
+	ctx context.Context
+}
 
 func (r *lockedReader) Read(p []byte) (int, error) {
 	s := r.m.socket
-	if err := s.lockRead(r.m.ctx); err != nil {
+	if err := s.lockRead(r.ctx); err != nil {
 		return 0, err
 	}
 	defer s.unlockRead()
-	if s.message != r.m {
-		return 0, io.EOF // read to its end, or dropped
+	switch {
+	case r.m.complete:
+		return 0, io.EOF
+	case s.message != r.m:
+		return 0, errDropped
 	}
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if err := s.wire.Within(r.m.ctx); err != nil {
+	if err := s.wire.Within(r.ctx); err != nil {
 		if err == wire.ErrInterrupted {
-			s.abort(r.m.ctx.Err())
+			s.abort(r.ctx.Err())
 		}
-		return 0, s.readFailed(r.m.ctx)
+		return 0, s.readFailed(r.ctx)
 	}
 	return r.m.Read(p)
 }

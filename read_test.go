@@ -345,7 +345,7 @@ func TestReader(t *testing.T) {
 	if typ, p, err := s.Read(t.Context()); err != nil || string(p) != "wanted" || typ != Binary {
 		t.Error(string(p), err)
 	}
-	if _, err := dropped.Read(make([]byte, 3)); err != io.EOF {
+	if _, err := dropped.Read(make([]byte, 3)); err != errDropped {
 		t.Error(err)
 	}
 	if s.traffic().messagesIn != 5 {
@@ -488,5 +488,38 @@ func TestTimeoutsOfOtherKinds(t *testing.T) {
 	defer cancel()
 	if _, _, err := s.Read(ctx); err != context.DeadlineExceeded || s.State() != Open {
 		t.Error(err)
+	}
+}
+
+func TestReaderThatIsDroppedMeanwhile(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	c, s := connectTCP(t, h)
+	go func() {
+		for i := range 50 {
+			c.NetConn().Write(append(frame(0x02, "begin"), frame(0x80, "end")...))
+			c.NetConn().Write(frame(0x82, string(rune('0'+i%10))))
+		}
+	}()
+	for range 50 {
+		_, r, err := s.Reader(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		copied := make(chan string, 1)
+		go func() {
+			p, err := io.ReadAll(r)
+			if err == nil && string(p) != "beginend" {
+				t.Errorf("%q was taken for the whole message", p)
+			}
+			copied <- string(p)
+		}()
+		for {
+			if _, _, err := s.Read(t.Context()); err == nil {
+				break
+			} else if err != ErrReading {
+				t.Fatal(err)
+			}
+		}
+		<-copied
 	}
 }

@@ -9,8 +9,7 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// A registry knows the open sockets of a Handler, or those that were dialled. It counts them and looks after all of
-// them with one timer.
+// A registry knows the open sockets of a Handler. It counts them and looks after all of them with one timer.
 type registry struct {
 	mu       sync.Mutex
 	entering map[*wire.Conn]struct{} // connections whose request is being read
@@ -19,10 +18,10 @@ type registry struct {
 	closed   bool
 	idle     chan struct{} // closed when nothing is open any more; nil when nobody waits for that
 
-	tick  time.Duration // between two sweeps
-	timer *time.Timer   // runs while there are sockets
-	last  time.Time     // the last sweep
-	swept bool          // a sweep is under way
+	tick     time.Duration // between two sweeps
+	timer    *time.Timer   // runs while there are sockets
+	last     time.Time     // the last sweep
+	sweeping bool          // a sweep is under way
 
 	upgraded, accepted uint64
 	refused            map[int]uint64
@@ -44,7 +43,7 @@ func (g *registry) enter(c *wire.Conn) bool {
 	return true
 }
 
-// leave forgets a connection that entered and was turned away.
+// leave forgets a connection that entered; add has done so if it became a socket.
 func (g *registry) leave(c *wire.Conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -82,14 +81,9 @@ func (g *registry) add(s *Socket) bool {
 		g.sockets = make(map[*Socket]struct{})
 	}
 	g.sockets[s] = struct{}{}
-	tick := s.config.tick()
-	switch {
-	case g.timer == nil:
-		g.tick, g.last = tick, time.Now()
-		g.timer = time.AfterFunc(tick, g.sweep)
-	case tick < g.tick:
-		g.tick = tick
-		g.timer.Reset(tick)
+	if g.timer == nil {
+		g.tick, g.last = s.config.tick(), time.Now()
+		g.timer = time.AfterFunc(g.tick, g.sweep)
 	}
 	return !g.closed
 }
@@ -145,9 +139,7 @@ func (g *registry) close() {
 	defer g.mu.Unlock()
 	g.closed = true
 	for c := range g.entering {
-		if c.SetReadDeadline(time.Unix(1, 0)) != nil {
-			c.Close()
-		}
+		c.Interrupt()
 	}
 }
 
@@ -169,12 +161,12 @@ func (g *registry) all() []*Socket {
 func (g *registry) sweep() {
 	now := time.Now()
 	g.mu.Lock()
-	if g.swept {
+	if g.sweeping {
 		g.mu.Unlock()
 		return // a slow one, which will wind the timer up
 	}
 	elapsed := now.Sub(g.last)
-	g.last, g.swept = now, true
+	g.last, g.sweeping = now, true
 	g.mu.Unlock()
 
 	for _, s := range g.all() {
@@ -182,7 +174,7 @@ func (g *registry) sweep() {
 	}
 
 	g.mu.Lock()
-	g.swept = false
+	g.sweeping = false
 	if g.timer != nil {
 		g.timer.Reset(g.tick)
 	}

@@ -85,7 +85,7 @@ type Socket struct {
 	writeMu   sync.Mutex    // guards gorilla's writing side, and:
 	streaming chan struct{} // closed when the open Writer is; nil when there is none
 
-	state      atomic.Int32            // changes under mu
+	state      atomic.Int32            // changed in close.go only
 	mu         sync.Mutex              // guards:
 	ended      *CloseError             // how, once Closed
 	closeTimer *time.Timer             // ends a close handshake that the peer does not finish
@@ -106,7 +106,7 @@ func newSocket(c *wire.Conn, g *websocket.Conn, cfg *config, registry *registry,
 		Compression: deflate,
 		MaxFrame:    cfg.maxFrame,
 		MaxMessage:  cfg.maxMessage,
-	}, s.control, s.writeFailed)
+	}, s.control, s.abort)
 	return s
 }
 

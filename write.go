@@ -10,11 +10,12 @@ import (
 )
 
 // Write sends p as one message. It returns when the kernel has the message or the socket's write buffer does, and waits
-// while that has no room (MaxWriteBuffer). p is the caller's again when Write returns. Text should be valid UTF-8; a
-// peer ends the connection over text that is not.
+// while that has no room (MaxWriteBuffer). A message of 16 KiB or more is not buffered: Write waits until the kernel has
+// it. p is the caller's again when Write returns. Text should be valid UTF-8; a peer ends the connection over text that
+// is not.
 //
 // When ctx ends while Write waits for room, nothing was sent and the socket stays as it is; when it ends in the middle of
-// a long message, the connection is broken.
+// a message of 16 KiB or more, the connection is broken.
 func (s *Socket) Write(ctx context.Context, t MessageType, p []byte) error {
 	return s.send(ctx, t, p, true)
 }
@@ -39,7 +40,7 @@ func (s *Socket) Post(t MessageType, p []byte) error {
 // Flush waits until the kernel has everything that was written before the call.
 func (s *Socket) Flush(ctx context.Context) error {
 	if err := s.wire.Flush(ctx); err != nil {
-		return s.writeError(ctx, err)
+		return s.writeError(err)
 	}
 	return nil
 }
@@ -57,7 +58,7 @@ func (s *Socket) Writer(ctx context.Context, t MessageType) (io.WriteCloser, err
 	defer s.writeMu.Unlock()
 	w, err := s.gorilla.NextWriter(int(t))
 	if err != nil {
-		return nil, s.writeError(ctx, err)
+		return nil, s.writeError(err)
 	}
 	s.streaming = make(chan struct{})
 	return &messageWriter{socket: s, ctx: ctx, to: w}, nil
@@ -74,18 +75,15 @@ func (s *Socket) send(ctx context.Context, t MessageType, p []byte, wait bool) e
 
 	// gorilla builds the header in its buffer, and gives a long payload to the wire from where it lies.
 	lend := wait && len(p) >= wire.LendSize
-	var mark uint64
-	var err error
 	if lend {
 		s.wire.Lend(p)
-		err = s.gorilla.WriteMessage(int(t), p)
-		mark = s.wire.EndLend()
 	} else {
 		s.wire.Hold()
-		err = s.gorilla.WriteMessage(int(t), p)
-		s.wire.Release()
 	}
+	err := s.gorilla.WriteMessage(int(t), p)
+	mark := s.wire.EndLend()
 	s.writeMu.Unlock()
+	s.wire.Release()
 	if err == nil && lend {
 		if err = s.wire.WaitWritten(ctx, mark); err != nil {
 			s.wire.Break()
@@ -93,7 +91,7 @@ func (s *Socket) send(ctx context.Context, t MessageType, p []byte, wait bool) e
 		}
 	}
 	if err != nil {
-		return s.writeError(ctx, err)
+		return s.writeError(err)
 	}
 	s.messagesOut.Add(1)
 	return nil
@@ -104,7 +102,7 @@ func (s *Socket) sendPieces(ctx context.Context, t MessageType, p []byte, wait b
 	to, err := s.gorilla.NextWriter(int(t))
 	if err != nil {
 		s.writeMu.Unlock()
-		return s.writeError(ctx, err)
+		return s.writeError(err)
 	}
 	s.streaming = make(chan struct{})
 	s.writeMu.Unlock()
@@ -154,7 +152,7 @@ func (s *Socket) lockWrite(ctx context.Context, t MessageType, n int, wait bool)
 			}
 		default:
 			if err := s.waitRoom(ctx, n); err != nil && ctx.Err() == nil {
-				return s.writeError(ctx, err)
+				return s.writeError(err)
 			}
 		}
 	}
@@ -206,10 +204,10 @@ func (w *messageWriter) Write(p []byte) (n int, err error) {
 
 func (w *messageWriter) write(p []byte) error {
 	s := w.socket
-	if err := w.ctx.Err(); err != nil {
-		return w.failed(err)
-	}
 	if !w.held {
+		if err := w.ctx.Err(); err != nil {
+			return w.failed(err)
+		}
 		if err := s.waitRoom(w.ctx, len(p)); err != nil {
 			return w.failed(err)
 		}
@@ -233,7 +231,10 @@ func (w *messageWriter) Close() error {
 	}
 	w.closed = true
 	s := w.socket
-	err := w.ctx.Err()
+	var err error
+	if !w.held {
+		err = w.ctx.Err()
+	}
 	if err == nil {
 		s.wire.Hold()
 		err = w.to.Close()
@@ -256,19 +257,16 @@ func (w *messageWriter) failed(err error) error {
 	if w.socket.State() == Open {
 		w.socket.abort(err)
 	}
-	return w.socket.writeError(w.ctx, err)
+	return w.socket.writeError(err)
 }
 
 // writeError returns the error of a write: how the socket ended, if it did.
-func (s *Socket) writeError(ctx context.Context, err error) error {
+func (s *Socket) writeError(err error) error {
 	if err == websocket.ErrCloseSent || s.State() != Open {
 		return s.closedError()
 	}
 	return err
 }
-
-// writeFailed ends the socket when the network takes no more.
-func (s *Socket) writeFailed(err error) { s.abort(err) }
 
 // closedError returns what a write on a socket that is not open returns.
 func (s *Socket) closedError() error {

@@ -455,3 +455,27 @@ func TestPeerThatDoesNotReadIsEndedWithoutKeepalive(t *testing.T) {
 		}
 	})
 }
+
+// endsLater is a context that ends after it was asked once.
+type endsLater struct {
+	context.Context
+	asked int
+}
+
+func (c *endsLater) Err() error {
+	if c.asked++; c.asked > 1 {
+		return context.Canceled
+	}
+	return nil
+}
+
+func TestShortMessageThatBeganIsFinished(t *testing.T) {
+	h := closeHandler(t, &Handler{OutgoingFrameSize: 100})
+	c, s := connectTCP(t, h)
+	if err := s.Write(&endsLater{Context: t.Context()}, Binary, make([]byte, 1000)); err != nil || s.State() != Open {
+		t.Error(err, s.State())
+	}
+	if _, p, err := c.ReadMessage(); err != nil || len(p) != 1000 {
+		t.Error(len(p), err)
+	}
+}

@@ -325,6 +325,13 @@ func (c *Conn) watch(ctx context.Context) error {
 	return nil
 }
 
+// Interrupt breaks off a read that waits, and all to come. On a connection that knows no deadlines it closes it.
+func (c *Conn) Interrupt() {
+	if c.net.SetReadDeadline(longAgo) != nil {
+		c.net.Close()
+	}
+}
+
 // Unwatch makes reads wait without a context again.
 func (c *Conn) Unwatch() {
 	if c.stopWatching() {
@@ -351,24 +358,21 @@ var longAgo = time.Unix(1, 0)
 // left to read. It loses nothing of the input, and does not wait but for a millisecond where TLS may hide the end. Only
 // for the goroutine that reads.
 func (c *Conn) HungUp() bool {
-	raw := rawConn(underTLS(c.net))
+	if c.raw != nil {
+		seen := look(c.raw)
+		return seen == broken || seen == ended && !c.Unread()
+	}
 	deadline := longAgo
-	if raw != nil {
-		switch look(raw) {
-		case broken:
-			return true
-		case quiet:
-			return false
-		case ended:
-			if c.raw != nil {
-				return !c.Unread()
-			}
-		case arrived:
-			if c.raw != nil {
+	if below, ok := underTLS(c.net); ok {
+		if raw := rawConn(below); raw != nil {
+			switch look(raw) {
+			case broken:
+				return true
+			case quiet:
 				return false
 			}
+			deadline = time.Now().Add(time.Millisecond) // for the record that TLS has, or that has come
 		}
-		deadline = time.Now().Add(time.Millisecond) // for the record that TLS has, or that has come
 	}
 	if c.Unread() {
 		return false
@@ -434,18 +438,18 @@ func closeWrite(conn net.Conn) bool {
 
 // cut closes conn at once. Closing a TLS connection would wait for the peer to take a last record.
 func cut(conn net.Conn) error {
-	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		t.NetConn().Close()
+	if below, ok := underTLS(conn); ok {
+		below.Close()
 	}
 	return conn.Close()
 }
 
-// underTLS returns the connection that carries a TLS connection, and any other as it is.
-func underTLS(conn net.Conn) net.Conn {
+// underTLS returns the connection that carries a TLS connection.
+func underTLS(conn net.Conn) (below net.Conn, ok bool) {
 	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		return t.NetConn()
+		return t.NetConn(), true
 	}
-	return conn
+	return nil, false
 }
 
 // drainSize is how much of a peer's unread input Linger takes in before it closes all the same.

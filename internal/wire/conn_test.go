@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -221,6 +222,7 @@ func TestWritesLeaveInOrder(t *testing.T) {
 	c.Lend(lent)
 	c.Write(lent)
 	mark := c.EndLend()
+	c.Release()
 	if err := c.WaitWritten(t.Context(), mark); err != nil {
 		t.Fatal(err)
 	}
@@ -277,13 +279,15 @@ func TestPartialWritesGoOn(t *testing.T) {
 	}
 }
 
-func tcpPair(t *testing.T) (ours, theirs net.Conn) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func tcpPair(t *testing.T) (ours, theirs net.Conn) { return pair(t, "tcp", "127.0.0.1:0") }
+
+func pair(t *testing.T, network, addr string) (ours, theirs net.Conn) {
+	l, err := net.Listen(network, addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	theirs, err = net.Dial("tcp", l.Addr().String())
+	theirs, err = net.Dial(network, l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -320,31 +324,33 @@ func TestQuietConnectionsHoldNoBuffer(t *testing.T) {
 }
 
 func TestHungUp(t *testing.T) {
-	t.Run("tcp", func(t *testing.T) {
-		ours, theirs := tcpPair(t)
-		c := framed(ours, nil, server, nil)
-		if c.HungUp() {
-			t.Error("while all is well")
-		}
-		theirs.Write(text("hello"))
-		time.Sleep(10 * time.Millisecond)
-		theirs.(*net.TCPConn).CloseWrite()
-		time.Sleep(10 * time.Millisecond)
-		if c.HungUp() {
-			t.Error("while something is left to read")
-		}
-		if err := c.Wait(t.Context()); err != nil || c.HungUp() {
-			t.Error("while something is left to take", err)
-		}
-		c.Skip()
-		if !c.HungUp() {
-			t.Error("not at the end")
-		}
-		ours.Close()
-		if !c.HungUp() {
-			t.Error("not when closed")
-		}
-	})
+	for network, addr := range map[string]string{"tcp": "127.0.0.1:0", "unix": filepath.Join(t.TempDir(), "s")} {
+		t.Run(network, func(t *testing.T) {
+			ours, theirs := pair(t, network, addr)
+			c := framed(ours, nil, server, nil)
+			if c.HungUp() {
+				t.Error("while all is well")
+			}
+			theirs.Write(text("hello"))
+			time.Sleep(10 * time.Millisecond)
+			theirs.Close()
+			time.Sleep(10 * time.Millisecond)
+			if c.HungUp() {
+				t.Error("while something is left to read")
+			}
+			if err := c.Wait(t.Context()); err != nil || c.HungUp() {
+				t.Error("while something is left to take", err)
+			}
+			c.Skip()
+			if !c.HungUp() {
+				t.Error("not at the end")
+			}
+			ours.Close()
+			if !c.HungUp() {
+				t.Error("not when closed")
+			}
+		})
+	}
 	t.Run("buffering connection", func(t *testing.T) {
 		// A connection that has bytes in a buffer of its own gives them past any deadline: they must not be lost.
 		c := framed(&script{reads: []any{text("hello"), os.ErrDeadlineExceeded}}, nil, server, nil)
@@ -388,6 +394,7 @@ func TestOnlyTheLentPayloadIsNotCopied(t *testing.T) {
 	c.Lend(lent)
 	c.Write(lent[100:])
 	c.EndLend()
+	c.Release()
 	c.Hold()
 	c.Write(other)
 	clear(other) // is its owner's again
@@ -426,6 +433,7 @@ func TestBreakWaitsForWhoWrites(t *testing.T) {
 	c.Lend(lent)
 	c.Write(lent)
 	mark := c.EndLend()
+	c.Release()
 	<-s.begun
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -98,7 +98,7 @@ func look(raw syscall.RawConn) (seen sight) {
 			// A reset may stand behind it.
 			poll := []unix.PollFd{{Fd: int32(fd)}}
 			unix.Poll(poll, 0)
-			if poll[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0 {
+			if poll[0].Revents&unix.POLLERR != 0 { // and not POLLHUP, which a Unix socket has when it was closed in order
 				seen = broken
 			}
 		}

@@ -99,8 +99,8 @@ func (o *output) Release() {
 	o.carry()
 }
 
-// Lend is Hold, and makes it known that p, a payload about to be written, need not be copied. Only one goroutine at a
-// time may lend.
+// Lend is Hold, and makes it known that p, a payload about to be written, need not be copied until EndLend. Only one
+// goroutine at a time may lend.
 func (o *output) Lend(p []byte) {
 	o.mu.Lock()
 	o.holds++
@@ -108,16 +108,13 @@ func (o *output) Lend(p []byte) {
 	o.mu.Unlock()
 }
 
-// EndLend ends a Lend. What was lent must not be touched until WaitWritten has returned nil for the mark, or Break has
-// returned.
+// EndLend says that the payload was written, but for Release. It must not be touched until WaitWritten has returned nil
+// for the mark, or Break has returned.
 func (o *output) EndLend() (mark uint64) {
 	o.mu.Lock()
-	o.holds--
+	defer o.mu.Unlock()
 	o.lent = nil
-	mark = o.queued
-	o.mu.Unlock()
-	o.carry()
-	return mark
+	return o.queued
 }
 
 // carry brings the queue to the network unless somebody does so already. It does not wait: what the network does not

@@ -201,6 +201,7 @@ func (r *lockedReader) Read(p []byte) (int, error) {
 	if err := s.wire.Within(r.ctx); err != nil {
 		if err == wire.ErrInterrupted {
 			s.abort(r.ctx.Err())
+			return 0, s.Err()
 		}
 		return 0, s.readFailed(r.ctx)
 	}

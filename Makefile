@@ -14,6 +14,7 @@ lint:
 
 bench:
 	go test -run '^$$' -bench . -benchmem ./...
+	go run ./bench run -readme README.md -svg docs/bench.svg
 
 fuzz:
 	bash .ci/fuzz $(FUZZTIME)

@@ -29,9 +29,14 @@ func (s *Socket) post(t MessageType, p []byte, prepared *websocket.PreparedMessa
 		return err
 	}
 	s.wire.Hold()
-	err := s.gorilla.WritePreparedMessage(prepared)
+	var err error
+	if s.server && !s.deflate {
+		err = encodePrepared(s.wire, prepared)
+	} else {
+		err = s.engine().WritePreparedMessage(prepared)
+	}
 	s.writeMu.Unlock()
-	s.wire.Release()
+	s.wire.ReleaseSoon()
 	if err != nil {
 		return s.writeError(err)
 	}

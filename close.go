@@ -1,7 +1,6 @@
 package foyer
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -24,7 +23,8 @@ const maxReason = 123
 // Close performs the close handshake (RFC 6455 section 7.1.2): it sends code and reason after everything that was
 // written before, waits for the peer's answer and closes the connection. Where no goroutine reads from the socket it
 // reads itself, and drops what it finds. When the peer does not answer within CloseTimeout the connection is cut and an
-// error returned. When the socket is closing already, Close waits for that instead.
+// error returned. When the socket is closing already, Close waits for that instead. A socket that listens (see
+// [Socket.Listen]) goes through all that by itself: Close returns at once.
 //
 // code must be one that may be sent: 1000 to 1003, 1007 to 1014, or 3000 to 4999; otherwise nothing is done and an error
 // returned. A reason over 123 bytes is cut at the end of a character.
@@ -33,7 +33,10 @@ func (s *Socket) Close(code CloseCode, reason string) error {
 		return fmt.Errorf("foyer: close code %v may not be sent (RFC 6455 section 7.4)", code)
 	}
 	s.beginClose(code, reason)
-	<-s.done
+	if s.events.Load() != nil {
+		return nil
+	}
+	<-s.Done()
 	if e := s.end(); e.Err != nil {
 		return e
 	}
@@ -54,6 +57,17 @@ func (s *Socket) abort(cause error) {
 
 // beginClose starts a close handshake from this side and does not wait for its end.
 func (s *Socket) beginClose(code CloseCode, reason string) {
+	l := s.events.Load()
+	if l == nil || l.Closing == nil {
+		s.startClose(code, reason)
+		return
+	}
+	l.asked.CompareAndSwap(nil, &closeCall{code, reason})
+	s.announce()
+}
+
+// startClose is beginClose when the program was warned.
+func (s *Socket) startClose(code CloseCode, reason string) {
 	if !s.beginClosing(code, reason) {
 		return
 	}
@@ -67,11 +81,19 @@ func (s *Socket) beginClose(code CloseCode, reason string) {
 
 // beginClosing sends the close frame, unless one was sent before. No message is sent behind it.
 func (s *Socket) beginClosing(code CloseCode, reason string) bool {
+	payload := websocket.FormatCloseMessage(int(code), cutReason(reason))
+	s.wire.Hold()
+	defer s.wire.Release()
+	s.writeMu.Lock() // nobody who has seen the socket open writes behind the close frame
+	defer s.writeMu.Unlock()
 	if !s.state.CompareAndSwap(int32(Open), int32(Closing)) {
 		return false
 	}
-	payload := websocket.FormatCloseMessage(int(code), cutReason(reason))
-	s.writeControl(websocket.CloseMessage, payload) // an error ends the socket by itself
+	s.engine().WriteControl(websocket.CloseMessage, payload, noDeadline) // an error ends the socket by itself
+	if l := s.events.Load(); l != nil {
+		l.sent.Store(true)
+		s.announce()
+	}
 	return true
 }
 
@@ -107,7 +129,9 @@ func (s *Socket) drain() {
 // answer to it.
 func (s *Socket) peerClosed(code CloseCode, reason string) {
 	s.wire.Unwatch() // a context that ends with the socket must not cut its farewell short
+	s.warnReader()
 	s.beginClosing(code, "")
+	s.wire.Scatter()
 	s.finish(&CloseError{Code: code, Reason: reason}, answered)
 }
 
@@ -119,6 +143,7 @@ func (s *Socket) violated(broken *wire.ProtocolError) error {
 		cause = ErrMessageTooBig
 	}
 	s.wire.Unwatch()
+	s.warnReader()
 	s.beginClosing(code, broken.Reason)
 	s.finish(&CloseError{Code: code, Reason: broken.Reason, Err: cause}, farewell)
 	return s.Err()
@@ -145,41 +170,32 @@ func (s *Socket) finish(e *CloseError, how ending) {
 	if s.closeTimer != nil {
 		s.closeTimer.Stop()
 	}
-	for _, p := range s.pings {
+	for p := s.pings; p != nil; p = p.next {
 		close(p.pong)
 	}
 	s.pings = nil
-	cancel := s.cancel
+	cancel, done := s.cancel, s.done
 	s.mu.Unlock()
 
-	if s.pool != nil {
-		s.pool.drop(s)
+	if s.config.pool != nil {
+		s.config.pool.drop(s)
 	}
-	s.registry.countEnd(e.Code)
+	s.config.registry.countEnd(e.Code)
 	if cancel != nil {
 		cancel(e)
 	}
 	if how == farewell || how == answered && !(s.server && s.wire.Done()) {
 		go func() {
 			s.wire.Finish(lingerTime, how == farewell || !s.server)
-			s.registry.remove(s)
+			s.config.registry.remove(s)
 		}()
 	} else {
 		s.wire.Close()
-		s.registry.remove(s)
+		s.config.registry.remove(s)
 	}
-	close(s.done)
+	if done != nil {
+		close(done)
+	}
 	s.afterRead()
-}
-
-// contextWith returns a context that ends with ctx, or with the socket.
-func (s *Socket) contextWith(ctx context.Context) (context.Context, context.CancelCauseFunc) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ended != nil {
-		cancel(s.ended)
-	}
-	s.cancel = cancel
-	return ctx, cancel
+	s.announce()
 }

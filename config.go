@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/foyerws/foyer/internal/wire"
 )
 
 // The defaults of Handler and DialOptions.
@@ -26,7 +28,6 @@ const lingerTime = time.Second
 // defaults put in. It does not change.
 type config struct {
 	maxMessage   int64 // 0: no limit
-	maxFrame     int64 // 0: no limit
 	maxWrite     int   // 0: no limit
 	frameSize    int   // 0: messages are not split
 	compression  bool
@@ -36,8 +37,11 @@ type config struct {
 	logger       *slog.Logger
 	onError      func(error)
 
-	upgrader     *websocket.Upgrader
-	writeBuffers sync.Pool // gorilla's, all of writeBufferSize
+	plain, deflated wire.Limits // without and with permessage-deflate
+	registry        *registry
+	pool            *pool // nil on a client
+	upgrader        *websocket.Upgrader
+	writeBuffers    sync.Pool // gorilla's, all of writeBufferSize
 }
 
 // orDefault puts the default in for 0, and 0, which then means none, for what is negative.
@@ -58,6 +62,14 @@ func (c *config) writeBufferSize() int {
 		return c.frameSize
 	}
 	return 4 << 10
+}
+
+// limits returns what the peer of a socket is held to.
+func (c *config) limits(deflate bool) *wire.Limits {
+	if deflate {
+		return &c.deflated
+	}
+	return &c.plain
 }
 
 // tick is how often sockets are looked after.

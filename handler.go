@@ -111,7 +111,6 @@ func (h *Handler) init() {
 	h.once.Do(func() {
 		h.config = &config{
 			maxMessage:   orDefault(h.MaxMessageSize, defaultMaxMessageSize),
-			maxFrame:     max(h.MaxFrameSize, 0),
 			maxWrite:     orDefault(h.MaxWriteBuffer, defaultMaxWriteBuffer),
 			frameSize:    max(h.OutgoingFrameSize, 0),
 			compression:  h.Compression,
@@ -120,7 +119,12 @@ func (h *Handler) init() {
 			closeTimeout: orDefault(max(h.CloseTimeout, 0), defaultCloseTimeout),
 			logger:       h.Logger,
 			onError:      h.OnError,
+			registry:     &h.registry,
+			pool:         &h.pool,
 		}
+		h.config.plain = wire.Limits{Server: true, MaxFrame: max(h.MaxFrameSize, 0), MaxMessage: h.config.maxMessage}
+		h.config.deflated = h.config.plain
+		h.config.deflated.Compression = true
 		h.config.upgrader = newUpgrader(h.config)
 		h.pool.limit(h.MaxPending)
 		h.name.Store(&h.ServerName)
@@ -148,13 +152,13 @@ func (h *Handler) Upgrade(w http.ResponseWriter, r *http.Request) (*Socket, erro
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*Socket, error) {
 	h.init()
 	var hijacked net.Conn
-	s, refusal := h.handshake(r, h.deadline(), pooled, func(authorized http.Header) (*wire.Conn, *http.Request, http.Header, *HandshakeError) {
+	s, refusal := h.handshake(r, h.deadline(), pooled, func(authorized http.Header) (*wire.Conn, record, http.Header, *HandshakeError) {
 		conn, rw, refusal := hijack(w)
 		if refusal != nil {
-			return nil, nil, nil, refusal
+			return nil, record{}, nil, refusal
 		}
 		hijacked = conn
-		return wire.New(conn, buffered(rw)), keep(r), answerHeader(w.Header(), authorized), nil
+		return wire.New(conn, buffered(rw)), keepBase(r), answerHeader(w.Header(), authorized), nil
 	})
 	if refusal != nil {
 		if hijacked == nil {
@@ -177,30 +181,33 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*S
 // request in the same packet are the first frames.
 //
 // A request line or header line may have 8 KiB, the header 100 lines, and all together 64 KiB.
-func (h *Handler) HandleConnection(conn net.Conn) error {
+func (h *Handler) HandleConnection(conn net.Conn) error { return h.handle(wire.New(conn, nil)) }
+
+// handle performs the opening handshake on c.
+func (h *Handler) handle(c *wire.Conn) error {
 	h.init()
-	c := wire.New(conn, nil)
 	deadline := h.deadline()
-	defer bound(conn, deadline)()
+	defer bound(c, deadline)()
 	done := false
-	defer closeUnless(&done, conn)
+	defer closeUnless(&done, c)
 	if !h.registry.enter(c) {
 		return h.turnAway(c, unavailable(ErrClosed), nil, false)
 	}
 	defer h.registry.leave(c)
 
-	state, err := handshakeTLS(conn)
+	state, err := handshakeTLS(c)
 	if err != nil {
 		h.failed(err)
 		return err
 	}
 	r, refusal := readRequest(c)
+	h.registry.entered(c)
 	whole := refusal == nil
 	if whole {
 		r.TLS = state
-		r.RemoteAddr = address(conn)
-		_, refusal = h.handshake(r, deadline, true, func(authorized http.Header) (*wire.Conn, *http.Request, http.Header, *HandshakeError) {
-			return c, r, answerHeader(nil, authorized), nil
+		r.RemoteAddr = address(c.RemoteAddr())
+		_, refusal = h.handshake(r, deadline, true, func(authorized http.Header) (*wire.Conn, record, http.Header, *HandshakeError) {
+			return c, keep(r), answerHeader(nil, authorized), nil
 		})
 	} else if h.registry.isClosed() {
 		refusal = unavailable(ErrClosed)
@@ -219,12 +226,12 @@ func (h *Handler) HandleConnection(conn net.Conn) error {
 func (h *Handler) HandleUpgrade(r *http.Request, conn net.Conn, rw *bufio.ReadWriter) error {
 	h.init()
 	deadline := h.deadline()
-	defer bound(conn, deadline)()
-	done := false
-	defer closeUnless(&done, conn)
 	c := wire.New(conn, buffered(rw))
-	_, refusal := h.handshake(r, deadline, true, func(authorized http.Header) (*wire.Conn, *http.Request, http.Header, *HandshakeError) {
-		return c, keep(r), answerHeader(nil, authorized), nil
+	defer bound(c, deadline)()
+	done := false
+	defer closeUnless(&done, c)
+	_, refusal := h.handshake(r, deadline, true, func(authorized http.Header) (*wire.Conn, record, http.Header, *HandshakeError) {
+		return c, keepBase(r), answerHeader(nil, authorized), nil
 	})
 	if refusal != nil {
 		return h.turnAway(c, refusal, r, true)
@@ -235,7 +242,7 @@ func (h *Handler) HandleUpgrade(r *http.Request, conn net.Conn, rw *bufio.ReadWr
 
 // A connect function hands over the connection of a request that was let in, the request to keep, and the headers for
 // the answer.
-type connect func(authorized http.Header) (*wire.Conn, *http.Request, http.Header, *HandshakeError)
+type connect func(authorized http.Header) (*wire.Conn, record, http.Header, *HandshakeError)
 
 // handshake is the opening handshake from the moment on that the request was read: everything is checked in order, and
 // the first check that fails is the answer.
@@ -260,7 +267,6 @@ func (h *Handler) handshake(r *http.Request, deadline time.Time, pooled bool, co
 
 	seated = true
 	welcome := h.registry.add(s)
-	s.wire.NetConn().SetDeadline(time.Time{})
 	s.beginWait(pooled)
 	if pooled {
 		welcome = h.pool.fill(s) && welcome
@@ -303,7 +309,7 @@ func (h *Handler) admit(r *http.Request, deadline time.Time, connect connect) (*
 	if refusal := checkRequest(r); refusal != nil {
 		return nil, refusal
 	}
-	asked, cancel := within(r, deadline)
+	asked, cancel := h.within(r, deadline)
 	authorized, refusal := h.ask(asked)
 	cancel()
 	if !deadline.IsZero() && !time.Now().Before(deadline) {
@@ -320,17 +326,17 @@ func (h *Handler) admit(r *http.Request, deadline time.Time, connect connect) (*
 	if refusal != nil {
 		return nil, refusal
 	}
-	s, err := h.upgrade(c, kept, header)
+	s, err := h.upgrade(c, r, kept, header)
 	if err != nil {
 		return nil, &HandshakeError{Code: CloseInternalServerErr, Reason: "Internal server error.", Err: err}
 	}
 	return s, nil
 }
 
-// closeUnless closes conn when its handshake has not succeeded, also when a hook has ended the goroutine.
-func closeUnless(done *bool, conn net.Conn) {
+// closeUnless closes c when its handshake has not succeeded, also when a hook has ended the goroutine.
+func closeUnless(done *bool, c *wire.Conn) {
 	if !*done {
-		conn.Close()
+		c.Abandon()
 	}
 }
 
@@ -379,13 +385,13 @@ func (h *Handler) failed(err error) {
 	h.config.report(err)
 }
 
-// bound makes conn fail at deadline. Where it knows no deadlines it is closed then, unless the function that bound
+// bound makes c fail at deadline. Where it knows no deadlines it is closed then, unless the function that bound
 // returns was called before.
-func bound(conn net.Conn, deadline time.Time) (release func()) {
-	if conn.SetDeadline(deadline) == nil || deadline.IsZero() {
+func bound(c *wire.Conn, deadline time.Time) (release func()) {
+	if c.Bound(deadline) == nil || deadline.IsZero() {
 		return func() {}
 	}
-	timer := time.AfterFunc(time.Until(deadline), func() { conn.Close() })
+	timer := time.AfterFunc(time.Until(deadline), func() { c.Abandon() })
 	return func() { timer.Stop() }
 }
 
@@ -399,32 +405,24 @@ func (h *Handler) deadline() time.Time {
 
 func (h *Handler) serverName() string { return *h.name.Load() }
 
-// handshakeTLS performs the TLS handshake if conn has one, and returns its state, which is nil if it has none.
-func handshakeTLS(conn net.Conn) (*tls.ConnectionState, error) {
-	t, ok := conn.(interface {
-		Handshake() error
-		ConnectionState() tls.ConnectionState
-	})
-	if !ok {
-		return nil, nil
-	}
-	if err := t.Handshake(); err != nil {
+// handshakeTLS performs the TLS handshake if c has one, and returns its state, which is nil if it has none.
+func handshakeTLS(c *wire.Conn) (*tls.ConnectionState, error) {
+	if err := c.HandshakeTLS(); err != nil {
 		var timeout net.Error
 		if errors.As(err, &timeout) && timeout.Timeout() {
 			err = fmt.Errorf("%w: %w", ErrHandshakeTimeout, err)
 		}
-		return nil, &TLSError{Err: err, RemoteAddr: conn.RemoteAddr()}
+		return nil, &TLSError{Err: err, RemoteAddr: c.RemoteAddr()}
 	}
-	state := t.ConnectionState()
-	return &state, nil
+	return c.TLS(), nil
 }
 
-// address returns the remote address of conn as net/http has it.
-func address(conn net.Conn) string {
-	if addr := conn.RemoteAddr(); addr != nil {
-		return addr.String()
+// address returns an address as net/http has it.
+func address(addr net.Addr) string {
+	if addr == nil {
+		return ""
 	}
-	return ""
+	return addr.String()
 }
 
 // buffered returns the bytes that were read from a connection and not taken.
@@ -490,8 +488,9 @@ func (h *Handler) Sockets(ctx context.Context) iter.Seq[*Socket] {
 }
 
 // ForEach calls f for each socket that comes in, on a goroutine of its own. The context that f gets ends with ctx and
-// with the socket. When f returns, the socket is closed with CloseNormalClosure, or with CloseGoingAway if ctx has ended;
-// when f panics, with CloseInternalServerErr, and the panic is reported to Logger and OnError.
+// with the socket. When f returns, the socket is closed with CloseNormalClosure, or with CloseGoingAway if ctx has ended,
+// unless it listens (see [Socket.Listen]); when f panics, with CloseInternalServerErr, and the panic is reported to Logger
+// and OnError.
 //
 // ForEach returns when ctx ends or the Handler is closed, after the last f has returned: the error is that of Accept.
 func (h *Handler) ForEach(ctx context.Context, f func(context.Context, *Socket)) error {
@@ -508,14 +507,16 @@ func (h *Handler) ForEach(ctx context.Context, f func(context.Context, *Socket))
 
 // run runs a ForEach function to its end.
 func (h *Handler) run(ctx context.Context, s *Socket, f func(context.Context, *Socket)) {
-	socketCtx, cancel := s.contextWith(ctx)
-	defer cancel(nil)
+	socketCtx, cancel := s.contextFor(ctx)
+	defer cancel()
 	code := CloseInternalServerErr
 	defer func() { // also when f ends its goroutine
 		if v := recover(); v != nil {
 			h.config.reportPanic(v)
 		}
-		s.Close(code, "")
+		if s.events.Load() == nil || code == CloseInternalServerErr {
+			s.Close(code, "")
+		}
 	}()
 	f(socketCtx, s)
 	code = CloseNormalClosure

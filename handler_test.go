@@ -263,7 +263,7 @@ func TestOpeningHandshake(t *testing.T) {
 			if s.RemoteAddr().String() != conn.LocalAddr().String() || s.LocalAddr().String() != conn.RemoteAddr().String() || s.Request().RemoteAddr != conn.LocalAddr().String() {
 				t.Errorf("addresses %v %v %v", s.RemoteAddr(), s.LocalAddr(), s.Request().RemoteAddr)
 			}
-			if s.Gorilla() == nil || s.NetConn().RemoteAddr() != s.RemoteAddr() {
+			if s.Gorilla() == nil || s.NetConn().RemoteAddr().String() != s.RemoteAddr().String() {
 				t.Error("no way to the connection underneath")
 			}
 		})

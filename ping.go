@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"slices"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +19,7 @@ type ping struct {
 	sent    time.Time
 	elapsed time.Duration
 	pong    chan struct{} // closed when elapsed is set, or the socket has ended
+	next    *ping         // sent after it
 }
 
 // lastPing numbers the pings that came without a payload of their own.
@@ -44,7 +45,11 @@ func (s *Socket) Ping(ctx context.Context, payload []byte) (time.Duration, error
 		s.mu.Unlock()
 		return 0, s.Err()
 	}
-	s.pings = append(s.pings, p)
+	last := &s.pings
+	for *last != nil {
+		last = &(*last).next
+	}
+	*last = p
 	s.mu.Unlock()
 
 	if err := s.writeControl(websocket.PingMessage, payload); err != nil {
@@ -66,8 +71,11 @@ func (s *Socket) Ping(ctx context.Context, payload []byte) (time.Duration, error
 func (s *Socket) forgetPing(p *ping) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if i := slices.Index(s.pings, p); i >= 0 {
-		s.pings = slices.Delete(s.pings, i, i+1)
+	for at := &s.pings; *at != nil; at = &(*at).next {
+		if *at == p {
+			*at = p.next
+			return
+		}
 	}
 }
 
@@ -80,38 +88,56 @@ func (s *Socket) control(opcode byte, payload []byte) {
 			s.writeControl(websocket.PongMessage, payload)
 		}
 	case wire.OpPong:
-		s.ponged(string(payload))
+		elapsed := s.ponged(string(payload))
+		if l := s.events.Load(); l != nil {
+			l.pong(s, elapsed, payload)
+		}
 	}
 }
 
 // ponged ends the wait for the pong with this payload, and for those before it: a peer may answer only the last of
-// several pings (RFC 6455 section 5.5.3).
-func (s *Socket) ponged(payload string) {
+// several pings (RFC 6455 section 5.5.3). It returns the time since that ping was sent.
+func (s *Socket) ponged(payload string) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := slices.IndexFunc(s.pings, func(p *ping) bool { return p.payload == payload })
-	if i < 0 {
-		return // to a keepalive ping, or unasked for
+	answered := s.pings
+	for answered != nil && answered.payload != payload {
+		answered = answered.next
+	}
+	if answered == nil {
+		return 0 // to a keepalive ping, or unasked for
 	}
 	now := time.Now()
-	for _, p := range s.pings[:i+1] {
+	for p := s.pings; p != answered.next; p = p.next {
 		p.elapsed = max(now.Sub(p.sent), 1)
 		close(p.pong)
 	}
-	s.pings = slices.Delete(s.pings, 0, i+1)
+	s.pings = answered.next
+	return answered.elapsed
 }
 
-// A keepalive is what the sweep remembers of a socket.
+// A keepalive is what the sweep remembers of a socket. It is small, because every socket has one: the counts are the
+// lowest bits of counts of bytes, the times are milliseconds.
 type keepalive struct {
-	received uint64        // bytes, at the last sweep
-	quiet    time.Duration // for how long nothing has come in
-	pinged   bool          // a ping is out since
-	awaited  time.Duration // for how long a reader has waited for its pong
-	reader   bool          // a reader was waiting at the last sweep
-
-	written uint64        // bytes, at the last sweep
-	stuck   time.Duration // for how long the peer has taken nothing of what waits
+	received uint32 // at the last sweep
+	written  uint32 // at the last sweep
+	quiet    millis // for how long nothing has come in
+	awaited  millis // for how long a reader has waited for the pong
+	stuck    millis // for how long the peer has taken nothing of what waits
+	pinged   bool   // a ping is out since
+	reader   bool   // a reader was waiting at the last sweep
 }
+
+// A millis is a time in milliseconds.
+type millis uint32
+
+// add returns m and d together, with what is left of a millisecond rounded up.
+func (m millis) add(d time.Duration) millis {
+	return millis(min(int64(m)+int64((d+time.Millisecond-1)/time.Millisecond), math.MaxUint32))
+}
+
+// reached reports whether m is d or more.
+func (m millis) reached(d time.Duration) bool { return time.Duration(m)*time.Millisecond >= d }
 
 // sweep looks after the socket, elapsed after the last time.
 func (s *Socket) sweep(elapsed time.Duration) {
@@ -128,38 +154,46 @@ func (s *Socket) sweep(elapsed time.Duration) {
 // time in which somebody waits for input counts: what nobody reads cannot be seen.
 func (s *Socket) sweepInput(elapsed time.Duration) {
 	k := &s.keepalive
-	if received := s.wire.BytesIn(); received != k.received {
+	if received := uint32(s.wire.BytesIn()); received != k.received {
 		k.received, k.quiet, k.pinged = received, 0, false
 		return
 	}
-	k.quiet += elapsed
+	k.quiet = k.quiet.add(elapsed)
 	if !k.pinged {
-		if k.quiet >= s.config.pingInterval && s.room(0, false) {
+		if k.quiet.reached(s.config.pingInterval) && s.room(0, false) {
 			s.writeControl(websocket.PingMessage, nil)
 			k.pinged, k.reader, k.awaited = true, false, 0
 		}
 		return
 	}
-	reader := s.wire.Waiting()
+	reader := s.waitsForInput()
 	if reader && k.reader {
-		k.awaited += elapsed
-		if k.awaited >= s.config.pongTimeout {
+		k.awaited = k.awaited.add(elapsed)
+		if k.awaited.reached(s.config.pongTimeout) {
 			s.abort(ErrPingTimeout)
 		}
 	}
 	k.reader = reader
 }
 
+// waitsForInput reports whether somebody would see what comes in.
+func (s *Socket) waitsForInput() bool {
+	if l := s.events.Load(); l != nil && s.wire.Attended() {
+		return l.turns.idle() || s.wire.Waiting()
+	}
+	return s.wire.Waiting()
+}
+
 // sweepOutput ends the socket when its peer takes nothing of what waits to be written.
 func (s *Socket) sweepOutput(elapsed time.Duration) {
 	k := &s.keepalive
-	written := s.wire.Written()
+	written := uint32(s.wire.Written())
 	if written != k.written || s.wire.BytesToWrite() == 0 {
 		k.written, k.stuck = written, 0
 		return
 	}
-	k.stuck += elapsed
-	if k.stuck >= s.config.pongTimeout {
+	k.stuck = k.stuck.add(elapsed)
+	if k.stuck.reached(s.config.pongTimeout) {
 		s.abort(ErrPingTimeout)
 	}
 }

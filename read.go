@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/foyerws/foyer/internal/wire"
@@ -15,15 +16,27 @@ import (
 // middle of a message, the connection is broken. Any other error is final: a *CloseError, or ErrReading if another
 // goroutine reads already.
 func (s *Socket) Read(ctx context.Context) (MessageType, []byte, error) {
+	ctx = s.plainContext(ctx)
 	if err := s.lockRead(ctx); err != nil {
 		return 0, nil, err
 	}
 	defer s.unlockRead()
-	t, m, err := s.next(ctx)
+	if err := s.nextMessage(ctx); err != nil {
+		return 0, nil, err
+	}
+	if t, p, ok, err := s.plain(); ok {
+		p = append(make([]byte, 0, len(p)), p...)
+		s.tookPlain(err)
+		if s.wire.Unread() {
+			s.wire.Gather()
+		}
+		return t, p, err
+	}
+	t, m, err := s.openMessage(ctx)
 	if err != nil {
 		return 0, nil, err
 	}
-	p, err := m.readAll()
+	p, err := m.readAll(nil)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -34,11 +47,15 @@ func (s *Socket) Read(ctx context.Context) (MessageType, []byte, error) {
 // they come in. It is valid until the next call of Read or Reader, which drops what was not read of it; it fails then. ctx counts for
 // the reader as well: when it ends before the message does, the connection is broken. Errors are those of Read.
 func (s *Socket) Reader(ctx context.Context) (MessageType, io.Reader, error) {
+	ctx = s.plainContext(ctx)
 	if err := s.lockRead(ctx); err != nil {
 		return 0, nil, err
 	}
 	defer s.unlockRead()
-	t, m, err := s.next(ctx)
+	if err := s.nextMessage(ctx); err != nil {
+		return 0, nil, err
+	}
+	t, m, err := s.openMessage(ctx)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -59,7 +76,7 @@ func (s *Socket) lockRead(ctx context.Context) error {
 	}
 	// Close has the reading side, to wait for the peer's close frame.
 	select {
-	case <-s.done:
+	case <-s.Done():
 		return s.Err()
 	case <-ctx.Done():
 		return ctx.Err()
@@ -88,28 +105,55 @@ func (s *Socket) afterRead() {
 	}
 }
 
-// next waits for the next message. The caller has the reading side.
-func (s *Socket) next(ctx context.Context) (MessageType, *messageReader, error) {
+// nextMessage waits for the next message and drops what was not read of the last. The caller has the reading side.
+func (s *Socket) nextMessage(ctx context.Context) error {
 	if m := s.message; m != nil {
 		if err := s.wire.Within(ctx); err != nil {
-			return 0, nil, s.waitFailed(ctx, err)
+			return s.waitFailed(ctx, err)
 		}
 		m.ctx, m.dropped = ctx, true
 		if _, err := io.Copy(io.Discard, m); err != nil {
-			return 0, nil, err
+			return err
 		}
 	}
 	if err := s.wire.Wait(ctx); err != nil {
-		return 0, nil, s.waitFailed(ctx, err)
+		return s.waitFailed(ctx, err)
 	}
+	return nil
+}
+
+// plain returns the message at hand if gorilla is not needed to read it, see wire.Conn.Message. An error has ended the
+// socket. Where it is ok, tookPlain must be called when the message was taken.
+func (s *Socket) plain() (t MessageType, p []byte, ok bool, err error) {
+	opcode, p, ok := s.wire.Message()
+	if !ok {
+		return 0, nil, false, nil
+	}
+	if opcode == byte(Text) && !utf8.Valid(p) {
+		return 0, nil, true, s.violated(errNotUTF8)
+	}
+	return MessageType(opcode), p, true, nil
+}
+
+func (s *Socket) tookPlain(err error) {
+	s.wire.Taken()
+	if err == nil {
+		s.messagesIn.Add(1)
+	}
+}
+
+// openMessage returns a reader of the message at hand.
+func (s *Socket) openMessage(ctx context.Context) (MessageType, *messageReader, error) {
 	size := s.wire.FrameLeft()
-	t, r, err := s.gorilla.NextReader()
+	t, r, err := s.engine().NextReader()
 	if err != nil {
 		return 0, nil, s.readFailed(ctx)
 	}
 	s.message = &messageReader{socket: s, ctx: ctx, from: r, text: t == int(Text), frame: size}
 	return MessageType(t), s.message, nil
 }
+
+var errNotUTF8 = &wire.ProtocolError{Code: int(CloseInvalidFramePayloadData), Reason: "text is not UTF-8 (RFC 6455 section 8.1)"}
 
 // waitFailed returns the error of a wait that nothing was lost in, if ctx ended it, and ends the socket otherwise.
 func (s *Socket) waitFailed(ctx context.Context, err error) error {
@@ -139,29 +183,37 @@ func (m *messageReader) Read(p []byte) (int, error) {
 	s := m.socket
 	n, err := m.from.Read(p)
 	m.size += int64(n)
-	switch limit := s.config.maxMessage; {
-	case limit > 0 && m.size > limit:
-		return 0, s.violated(&wire.ProtocolError{Code: int(CloseMessageTooBig), Reason: "message too big"})
-	case m.text && !m.utf8.valid(p[:n]), err == io.EOF && m.text && m.utf8.n > 0:
-		return 0, s.violated(&wire.ProtocolError{Code: int(CloseInvalidFramePayloadData), Reason: "text is not UTF-8 (RFC 6455 section 8.1)"})
-	case err == io.EOF:
+	if err = m.check(p[:n], err); err != nil {
 		s.message = nil
-		if s.wire.MidMessage() || s.wire.FrameLeft() > 0 {
-			// gorilla stops at a final block, RFC 7692 section 7.2.3.4, and would lose what comes behind it.
-			return 0, s.violated(&wire.ProtocolError{Code: int(CloseInvalidFramePayloadData), Reason: "data behind the final deflate block"})
-		}
-		m.complete = !m.dropped
-		s.messagesIn.Add(1)
-	case err != nil:
-		err = s.readFailed(m.ctx)
 	}
 	return n, err
 }
 
-// readAll returns the whole message.
-func (m *messageReader) readAll() ([]byte, error) {
-	const guess = 64 << 10 // what a peer may make us set aside by claiming that it will send more
-	p := make([]byte, 0, max(min(m.frame, guess), 512))
+// check judges p, which was read, and err, with which the reading ended. What it returns ends the message.
+func (m *messageReader) check(p []byte, err error) error {
+	s := m.socket
+	switch limit := s.config.maxMessage; {
+	case limit > 0 && m.size > limit:
+		return s.violated(&wire.ProtocolError{Code: int(CloseMessageTooBig), Reason: "message too big"})
+	case m.text && !m.utf8.valid(p), err == io.EOF && m.text && m.utf8.n > 0:
+		return s.violated(errNotUTF8)
+	case err == nil:
+		return nil
+	case err != io.EOF:
+		return s.readFailed(m.ctx)
+	case s.wire.MidMessage() || s.wire.FrameLeft() > 0:
+		// gorilla stops at a final block, RFC 7692 section 7.2.3.4, and would lose what comes behind it.
+		return s.violated(&wire.ProtocolError{Code: int(CloseInvalidFramePayloadData), Reason: "data behind the final deflate block"})
+	}
+	m.complete = !m.dropped
+	s.messagesIn.Add(1)
+	return io.EOF
+}
+
+// readAll returns the whole message, behind what is in p.
+func (m *messageReader) readAll(p []byte) ([]byte, error) {
+	const guess = 64<<10 + 64 // what a peer may make us set aside by claiming that it will send more
+	p = slices.Grow(p, int(max(min(m.frame, guess), 512)))
 	for {
 		n, err := m.Read(p[len(p):cap(p)])
 		p = p[:len(p)+n]

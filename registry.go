@@ -13,6 +13,7 @@ import (
 type registry struct {
 	mu       sync.Mutex
 	entering map[*wire.Conn]struct{} // connections whose request is being read
+	handling int                     // connections in their handshake, those among them
 	reserved int                     // handshakes that hold a place
 	sockets  map[*Socket]struct{}
 	closed   bool
@@ -40,14 +41,23 @@ func (g *registry) enter(c *wire.Conn) bool {
 		g.entering = make(map[*wire.Conn]struct{})
 	}
 	g.entering[c] = struct{}{}
+	g.handling++
 	return true
 }
 
-// leave forgets a connection that entered; add has done so if it became a socket.
+// entered notes that the request of c was read: it is not to be interrupted from now on.
+func (g *registry) entered(c *wire.Conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.entering, c)
+}
+
+// leave notes that a connection that entered is no more in its handshake.
 func (g *registry) leave(c *wire.Conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.entering, c)
+	g.handling--
 	g.wakeIfIdle()
 }
 
@@ -75,7 +85,6 @@ func (g *registry) add(s *Socket) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.reserved--
-	delete(g.entering, s.wire)
 	g.upgraded++
 	if g.sockets == nil {
 		g.sockets = make(map[*Socket]struct{})
@@ -115,7 +124,7 @@ func (g *registry) remove(s *Socket) {
 }
 
 func (g *registry) wakeIfIdle() {
-	if g.idle != nil && g.reserved+len(g.sockets)+len(g.entering) == 0 {
+	if g.idle != nil && g.reserved+len(g.sockets)+g.handling == 0 {
 		close(g.idle)
 		g.idle = nil
 	}

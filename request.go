@@ -3,6 +3,7 @@ package foyer
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"net/http"
 	"net/textproto"
 	"net/url"
@@ -39,19 +40,19 @@ func (p *requestParser) parse(b []byte) (n int, done bool, refusal *HandshakeErr
 			}
 			return n, false, nil
 		}
-		line := b[n : n+end]
+		raw, ok := bytes.CutSuffix(b[n:n+end], []byte("\r"))
 		n += end + 1
 		p.size += end + 1
-
-		line, ok := bytes.CutSuffix(line, []byte("\r"))
-		switch {
-		case !ok:
+		if !ok {
 			return n, false, badRequest("line that does not end in CRLF")
-		case len(line) > maxLine || p.size > maxHead:
+		}
+		if len(raw) > maxLine || p.size > maxHead {
 			return n, false, p.tooLong()
+		}
+		switch line := string(raw); {
 		case p.req == nil:
-			refusal = p.requestLine(string(line))
-		case len(line) == 0:
+			refusal = p.requestLine(line)
+		case line == "":
 			return n, true, p.finish()
 		default:
 			refusal = p.headerLine(line)
@@ -88,7 +89,7 @@ func (p *requestParser) requestLine(line string) *HandshakeError {
 	p.req = &http.Request{
 		Method: method, URL: u, RequestURI: target,
 		Proto: proto, ProtoMajor: major, ProtoMinor: minor,
-		Header: make(http.Header, 16), Body: http.NoBody,
+		Header: make(http.Header), Body: http.NoBody,
 	}
 	return nil
 }
@@ -102,19 +103,19 @@ func printable(s string) bool {
 	return true
 }
 
-func (p *requestParser) headerLine(line []byte) *HandshakeError {
+func (p *requestParser) headerLine(line string) *HandshakeError {
 	if p.lines++; p.lines > maxHeaderLines {
 		return p.tooLong()
 	}
-	name, value, ok := bytes.Cut(line, []byte(":"))
-	if !ok || !httpguts.ValidHeaderFieldName(string(name)) {
+	name, value, ok := strings.Cut(line, ":")
+	if !ok || !httpguts.ValidHeaderFieldName(name) {
 		return badRequest("malformed header line")
 	}
-	v := string(bytes.Trim(value, " \t"))
+	v := strings.Trim(value, " \t")
 	if !httpguts.ValidHeaderFieldValue(v) {
 		return badRequest("malformed header value")
 	}
-	key := textproto.CanonicalMIMEHeaderKey(string(name))
+	key := textproto.CanonicalMIMEHeaderKey(name)
 	p.req.Header[key] = append(p.req.Header[key], v)
 	return nil
 }
@@ -146,11 +147,96 @@ func (p *requestParser) finish() *HandshakeError {
 	return nil
 }
 
-// keep returns a copy of r that may outlive the handler that got it.
-func keep(r *http.Request) *http.Request {
-	k := r.Clone(detached{r.Context()})
-	k.Body, k.GetBody, k.Response, k.MultipartForm = http.NoBody, nil, nil, nil
+// A record is what is kept of a request: little, since every open socket has one.
+type record struct {
+	packed string        // the header and, where base is nil, what stands before it
+	url    *url.URL      // if it is not what the request said
+	base   *http.Request // all the rest, of a request that net/http has parsed
+}
+
+// keep returns the record of a request that was parsed here.
+func keep(r *http.Request) record {
+	var k record
+	if asked, err := url.ParseRequestURI(r.RequestURI); err != nil || *asked != *r.URL {
+		k.url = r.URL
+	}
+	k.packed = pack(r.Header, r.Method, r.RequestURI, r.Proto, r.Host)
 	return k
+}
+
+// keepBase returns the record of a request that net/http has parsed, or somebody else, which outlives the handler that
+// got it.
+func keepBase(r *http.Request) record {
+	base := new(http.Request)
+	*base = *r
+	base.Header, base.Trailer = nil, nil
+	base.Body, base.GetBody, base.Response, base.MultipartForm = http.NoBody, nil, nil, nil
+	return record{packed: pack(r.Header), base: base.Clone(detached{r.Context()})}
+}
+
+// unpack returns the request.
+func (k record) unpack() *http.Request {
+	if k.base != nil {
+		r := k.base.Clone(k.base.Context())
+		_, r.Header = unpack(k.packed, 0)
+		return r
+	}
+	first, header := unpack(k.packed, 4)
+	r := &http.Request{Method: first[0], RequestURI: first[1], Proto: first[2], Host: first[3], Header: header, Body: http.NoBody}
+	r.ProtoMajor, r.ProtoMinor, _ = http.ParseHTTPVersion(r.Proto)
+	if k.url == nil {
+		r.URL, _ = url.ParseRequestURI(r.RequestURI)
+		return r
+	}
+	u := *k.url
+	r.URL = &u
+	return r
+}
+
+// pack puts strings and a header into one string, each behind its length.
+func pack(header http.Header, first ...string) string {
+	size := 0
+	for _, s := range first {
+		size += len(s) + 2
+	}
+	for name, values := range header {
+		for _, v := range values {
+			size += len(name) + len(v) + 3
+		}
+	}
+	b := make([]byte, 0, size)
+	add := func(s string) { b = append(binary.AppendUvarint(b, uint64(len(s))), s...) }
+	for _, s := range first {
+		add(s)
+	}
+	for name, values := range header {
+		for _, v := range values {
+			add(name)
+			add(v)
+		}
+	}
+	return string(b)
+}
+
+// unpack returns the n strings that were packed before the header, and the header.
+func unpack(packed string, n int) ([]string, http.Header) {
+	b := []byte(packed)
+	next := func() string {
+		size, m := binary.Uvarint(b)
+		s := packed[len(packed)-len(b)+m:][:size]
+		b = b[m+int(size):]
+		return s
+	}
+	first := make([]string, n)
+	for i := range first {
+		first[i] = next()
+	}
+	header := make(http.Header)
+	for len(b) > 0 {
+		name := next()
+		header[name] = append(header[name], next())
+	}
+	return first, header
 }
 
 // detached is a request's context without its end: net/http cancels it as soon as the handler returns, while the

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"reflect"
 	"strings"
 	"testing"
@@ -147,9 +148,10 @@ func (*recycledValue) Reset() {}
 func TestDetachedContextKeepsValuesButNotRecycledOnes(t *testing.T) {
 	type key int
 	ctx, cancel := context.WithCancel(context.WithValue(context.WithValue(context.Background(), key(1), "user"), key(2), &recycledValue{}))
-	r := &http.Request{Header: http.Header{"A": {"b"}}}
-	kept := keep(r.WithContext(ctx))
+	r := &http.Request{Header: http.Header{"A": {"b"}}, URL: &url.URL{Path: "/"}}
+	record := keepBase(r.WithContext(ctx))
 	cancel()
+	kept := record.unpack()
 	ctx = kept.Context()
 	if ctx.Err() != nil || ctx.Done() != nil {
 		t.Error("the context has ended")

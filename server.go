@@ -9,7 +9,10 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/foyerws/foyer/internal/wire"
 )
 
 // A Server feeds the connections of a listener to a Handler, without net/http in between. It is for programs that serve
@@ -26,9 +29,13 @@ type Server struct {
 
 	mu       sync.Mutex // guards:
 	listener net.Listener
+	acceptor *wire.Acceptor // on the same socket, if it is ours; may be nil
 	closed   bool
 	resumed  chan struct{} // closed by Resume; nil while not paused
 	stopped  chan struct{} // closed when the listener is
+
+	waiting atomic.Int32    // goroutines that wait for a connection to perform its handshake
+	handoff chan *wire.Conn // to them
 }
 
 var (
@@ -57,11 +64,12 @@ func (s *Server) ListenFile(f *os.File) error {
 }
 
 func (s *Server) serveInBackground(l net.Listener) error {
-	if err := s.open(l); err != nil {
+	a := wire.NewAcceptor(l)
+	if err := s.open(l, a); err != nil {
 		l.Close()
 		return err
 	}
-	go s.accept(l)
+	go s.accept(l, a)
 	return nil
 }
 
@@ -72,7 +80,7 @@ func (s *Server) ListenAndServe(addr string) error {
 	if err != nil {
 		return err
 	}
-	return s.Serve(l)
+	return s.serve(l, wire.NewAcceptor(l))
 }
 
 // listen turns TCP keepalive off, whose four system calls for each connection foyer's own pings make superfluous.
@@ -83,17 +91,25 @@ func listen(network, addr string) (net.Listener, error) {
 
 // Serve serves the connections of l, any listener, until the Server is closed, and closes l. It always returns an error,
 // which is ErrClosed then, or an *AcceptError.
-func (s *Server) Serve(l net.Listener) error {
-	if err := s.open(l); err != nil {
+func (s *Server) Serve(l net.Listener) error { return s.serve(l, nil) }
+
+func (s *Server) serve(l net.Listener, a *wire.Acceptor) error {
+	if err := s.open(l, a); err != nil {
 		l.Close()
 		return err
 	}
-	return s.accept(l)
+	return s.accept(l, a)
 }
 
-func (s *Server) open(l net.Listener) error {
+// open makes l, and a on it, what the Server listens on. a is closed when that is not possible.
+func (s *Server) open(l net.Listener, a *wire.Acceptor) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer func() {
+		if err != nil && a != nil {
+			a.Close()
+		}
+	}()
 	switch {
 	case s.Handler == nil:
 		return errNoHandler
@@ -103,7 +119,7 @@ func (s *Server) open(l net.Listener) error {
 		return errIsListening
 	}
 	s.Handler.init()
-	s.listener, s.stopped = l, make(chan struct{})
+	s.listener, s.acceptor, s.stopped, s.handoff = l, a, make(chan struct{}), make(chan *wire.Conn)
 	return nil
 }
 
@@ -114,18 +130,22 @@ const (
 )
 
 // accept accepts connections until the listener is closed.
-func (s *Server) accept(l net.Listener) error {
-	config := s.tlsConfig()
+func (s *Server) accept(l net.Listener, a *wire.Acceptor) error {
+	next := s.acceptFrom(l, a)
 	delay := minAcceptDelay
 	for {
-		conn, err := l.Accept()
+		c, err := next()
 		if err == nil {
 			delay = minAcceptDelay
 			if !s.whenResumed() {
-				conn.Close()
+				c.Abandon()
 				return ErrClosed
 			}
-			go s.handle(conn, config)
+			select {
+			case s.handoff <- c:
+			default:
+				go s.handle(c)
+			}
 			continue
 		}
 		if !s.IsListening() {
@@ -142,6 +162,24 @@ func (s *Server) accept(l net.Listener) error {
 			return ErrClosed
 		}
 		delay = min(2*delay, maxAcceptDelay)
+	}
+}
+
+// acceptFrom returns the function that waits for the next connection.
+func (s *Server) acceptFrom(l net.Listener, a *wire.Acceptor) func() (*wire.Conn, error) {
+	config := s.tlsConfig()
+	if a != nil && config == nil {
+		return a.Accept
+	}
+	return func() (*wire.Conn, error) {
+		conn, err := l.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if config != nil {
+			conn = tls.Server(conn, config)
+		}
+		return wire.New(conn, nil), nil
 	}
 }
 
@@ -184,11 +222,29 @@ func (s *Server) tlsConfig() *tls.Config {
 	return config
 }
 
-func (s *Server) handle(conn net.Conn, config *tls.Config) {
-	if config != nil {
-		conn = tls.Server(conn, config)
+// maxWaiting is how many goroutines that performed a handshake wait for the next. Their stacks have grown to what it
+// takes, which costs a twentieth of a handshake.
+const maxWaiting = 4
+
+// handle performs the handshake on c, and then perhaps on others.
+func (s *Server) handle(c *wire.Conn) {
+	s.mu.Lock()
+	handoff, stopped := s.handoff, s.stopped
+	s.mu.Unlock()
+	for {
+		s.Handler.handle(c) // which reports its errors
+		if s.waiting.Add(1) > maxWaiting {
+			s.waiting.Add(-1)
+			return
+		}
+		select {
+		case c = <-handoff:
+			s.waiting.Add(-1)
+		case <-stopped:
+			s.waiting.Add(-1)
+			return
+		}
 	}
-	s.Handler.HandleConnection(conn) // which reports its errors
 }
 
 // Addr returns the address that the Server listens on, nil when it does not.
@@ -307,6 +363,9 @@ func (s *Server) stopListening() error {
 		return ErrNotListening
 	}
 	err := s.listener.Close()
+	if s.acceptor != nil {
+		s.acceptor.Close()
+	}
 	close(s.stopped)
 	s.listener = nil
 	return err

@@ -68,53 +68,81 @@ func (s State) String() string {
 // A Socket must be closed when the program is done with it, with Close or Abort; sockets of [Handler.ForEach] are closed
 // when the function returns.
 type Socket struct {
-	gorilla  *websocket.Conn
-	wire     *wire.Conn
-	config   *config
-	registry *registry
-	pool     *pool         // nil on a client
-	request  *http.Request // owned by the socket
-	server   bool
-	deflate  bool // permessage-deflate was negotiated
+	wire        *wire.Conn
+	gorilla     atomic.Pointer[websocket.Conn] // see engine
+	config      *config
+	request     record
+	subprotocol string
+	server      bool
+	deflate     bool // permessage-deflate was negotiated
 
-	waitMu  sync.Mutex     // guards:
-	waits   bool           // in the pool: the program does not have it yet
-	reading atomic.Bool    // a goroutine has the reading side
-	message *messageReader // the message being read, touched only by who has the reading side
+	waits   bool                     // in the pool, the program does not have it yet; guarded by waitMu
+	waitMu  sync.Mutex               //
+	reading atomic.Bool              // a goroutine has the reading side; it stays with the events
+	message *messageReader           // the message being read, touched only by who has the reading side
+	events  atomic.Pointer[listener] // nil until Listen
 
-	writeMu   sync.Mutex    // guards gorilla's writing side, and:
+	writeMu   sync.Mutex    // guards the order of messages, gorilla's writing side, and:
 	streaming chan struct{} // closed when the open Writer is; nil when there is none
 
 	state      atomic.Int32            // changed in close.go only
 	mu         sync.Mutex              // guards:
 	ended      *CloseError             // how, once Closed
 	closeTimer *time.Timer             // ends a close handshake that the peer does not finish
-	pings      []*ping                 // that wait for their pong, oldest first
+	pings      *ping                   // that wait for their pong, oldest first
 	cancel     context.CancelCauseFunc // ends the context of a ForEach function
-	done       chan struct{}
+	done       chan struct{}           // closed at the end; nil until somebody asks for it
 
 	messagesIn, messagesOut atomic.Uint64
 
 	keepalive keepalive // touched only by the sweep
 }
 
-// newSocket returns the Socket that speaks through g and c. What it writes stays in memory until c is opened.
-func newSocket(c *wire.Conn, g *websocket.Conn, cfg *config, registry *registry, r *http.Request, server, deflate bool) *Socket {
-	s := &Socket{gorilla: g, wire: c, config: cfg, registry: registry, request: r, server: server, deflate: deflate, done: make(chan struct{})}
-	c.Frame(wire.Limits{
-		Server:      server,
-		Compression: deflate,
-		MaxFrame:    cfg.maxFrame,
-		MaxMessage:  cfg.maxMessage,
-	}, s.control, s.abort)
+// newSocket returns the Socket that speaks through c. What it writes stays in memory until c is opened.
+func newSocket(c *wire.Conn, cfg *config, r record, subprotocol string, server, deflate bool) *Socket {
+	s := &Socket{wire: c, config: cfg, request: r, subprotocol: subprotocol, server: server, deflate: deflate}
+	c.Frame(cfg.limits(deflate), (*owner)(s))
 	return s
 }
+
+// engine returns the gorilla Conn of this socket. It is made when something needs it: messages that come compressed, in
+// fragments or longer than a buffer, a Writer, a close frame. A socket that has none costs half.
+func (s *Socket) engine() *websocket.Conn {
+	if g := s.gorilla.Load(); g != nil {
+		return g
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.gorilla.Load()
+	if g == nil {
+		g = newEngine(s.wire, s.config, s.subprotocol)
+		s.gorilla.Store(g)
+	}
+	return g
+}
+
+// An owner is a Socket as the wire knows it.
+type owner Socket
+
+func (o *owner) Control(opcode byte, payload []byte) { (*Socket)(o).control(opcode, payload) }
+func (o *owner) Failed(err error)                    { (*Socket)(o).abort(err) }
+func (o *owner) Ready(onLoop bool)                   { (*Socket)(o).ready(onLoop) }
 
 // State returns the present state.
 func (s *Socket) State() State { return State(s.state.Load()) }
 
 // Done returns a channel that is closed when the socket has ended.
-func (s *Socket) Done() <-chan struct{} { return s.done }
+func (s *Socket) Done() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done == nil {
+		s.done = make(chan struct{})
+		if s.ended != nil {
+			close(s.done)
+		}
+	}
+	return s.done
+}
 
 // Err returns nil while the socket lives, and then a *CloseError that tells how it ended.
 func (s *Socket) Err() error {
@@ -148,30 +176,37 @@ func (s *Socket) CloseReason() string {
 	return ""
 }
 
-// Request returns the request of the opening handshake: method, URL, header, TLS state, remote address, path values
-// and context values. It is a copy that lives as long as the socket, without body, and its context never ends. On a
-// client it is the request that was sent. It must not be changed.
+// Request returns a copy of the request of the opening handshake: method, URL, header, TLS state, remote address, path
+// values and context values, without body; its context never ends. On a client it is the request that was sent. What
+// is kept of it is packed, and each call makes a new copy: who needs it often should keep that.
 //
 // Path values are there through PathValue, also those that chi matched; chi.URLParam finds none, because chi recycles
-// what it would look in.
-func (s *Socket) Request() *http.Request { return s.request }
+// what it would look in. Of what an Authorize function changes in the request, URL and header are kept.
+func (s *Socket) Request() *http.Request {
+	r := s.request.unpack()
+	if s.request.base == nil {
+		r.TLS = s.wire.TLS()
+		r.RemoteAddr = address(s.wire.RemoteAddr())
+	}
+	return r
+}
 
 // RequestURL returns the URL that the client asked for, with the scheme ws or wss and the host of the Host header.
 func (s *Socket) RequestURL() *url.URL {
-	u := *s.request.URL
-	u.Host = s.request.Host
-	u.Scheme = "ws"
-	if s.request.TLS != nil {
-		u.Scheme = "wss"
+	r := s.Request()
+	r.URL.Host = r.Host
+	r.URL.Scheme = "ws"
+	if r.TLS != nil {
+		r.URL.Scheme = "wss"
 	}
-	return &u
+	return r.URL
 }
 
 // Origin returns the Origin header of the handshake, which browsers set to the origin of the page.
-func (s *Socket) Origin() string { return s.request.Header.Get("Origin") }
+func (s *Socket) Origin() string { return s.request.unpack().Header.Get("Origin") }
 
 // Subprotocol returns the subprotocol that was agreed on, "" if none was.
-func (s *Socket) Subprotocol() string { return s.gorilla.Subprotocol() }
+func (s *Socket) Subprotocol() string { return s.subprotocol }
 
 // Version returns the version of the WebSocket protocol, which is 13.
 func (s *Socket) Version() int { return 13 }
@@ -183,13 +218,15 @@ func (s *Socket) LocalAddr() net.Addr { return s.wire.LocalAddr() }
 func (s *Socket) RemoteAddr() net.Addr { return s.wire.RemoteAddr() }
 
 // NetConn returns the connection that carries the socket, to look at it or to tune it. Reading, writing or closing it
-// breaks the socket, and so do deadlines.
+// breaks the socket, and so do deadlines; use Abort to end it. On Linux, where a socket waits for its descriptor itself,
+// the connection of a TCP or Unix socket is made anew at the first call and shares the system's socket: closing it ends
+// nothing.
 func (s *Socket) NetConn() net.Conn { return s.wire.NetConn() }
 
 // Gorilla returns the gorilla Conn that builds and parses this socket's frames, for programs that move over to foyer
 // step by step. Control frames do not reach its handlers, its deadlines have no effect on writes, and while the program
 // reads or writes through it, it must not do so through the Socket.
-func (s *Socket) Gorilla() *websocket.Conn { return s.gorilla }
+func (s *Socket) Gorilla() *websocket.Conn { return s.engine() }
 
 // traffic returns what went through the socket so far.
 func (s *Socket) traffic() traffic {

@@ -218,7 +218,7 @@ func (h *Handler) answerTo(conn net.Conn, refusal *HandshakeError) {
 }
 
 // upgrade lets gorilla's Upgrader write the 101 with header and returns the socket.
-func (h *Handler) upgrade(c *wire.Conn, r *http.Request, header http.Header) (*Socket, error) {
+func (h *Handler) upgrade(c *wire.Conn, r *http.Request, kept record, header http.Header) (*Socket, error) {
 	if name := h.serverName(); name != "" {
 		header["Server"] = []string{name}
 	}
@@ -227,16 +227,14 @@ func (h *Handler) upgrade(c *wire.Conn, r *http.Request, header http.Header) (*S
 		header["Sec-Websocket-Protocol"] = []string{subprotocol}
 	}
 	deflate := h.config.compression && offersDeflate(r.Header["Sec-Websocket-Extensions"])
-	w := handover{c: c, rw: handoverBuffers.Get().(*bufio.ReadWriter)}
-	g, err := h.config.upgrader.Upgrade(&w, forGorilla(r.Header["Sec-Websocket-Key"], deflate), header)
-	w.rw.Reader.Reset(nil)
-	w.rw.Writer.Reset(nil)
-	handoverBuffers.Put(w.rw)
+	g, err := gorillaOn(&engineConn{Conn: c, begun: true}, h.config.upgrader, r.Header["Sec-Websocket-Key"], deflate, header)
 	if err != nil {
 		return nil, err
 	}
-	s := newSocket(c, g, h.config, &h.registry, r, true, deflate)
-	s.pool = &h.pool
+	s := newSocket(c, h.config, kept, subprotocol, true, deflate)
+	if deflate {
+		s.gorilla.Store(g)
+	}
 	return s, nil
 }
 
@@ -297,33 +295,44 @@ func validWindow(s string) bool {
 	return false
 }
 
-// forGorilla returns a request that gorilla understands as we understood the client's: its own reading of lists and
-// offers differs.
-func forGorilla(key []string, deflate bool) *http.Request {
-	header := http.Header{
-		"Connection":            {"Upgrade"},
-		"Upgrade":               {"websocket"},
-		"Sec-Websocket-Version": {"13"},
-		"Sec-Websocket-Key":     key,
-	}
-	if deflate {
-		header["Sec-Websocket-Extensions"] = []string{"permessage-deflate"}
-	}
-	return &http.Request{Method: http.MethodGet, Header: header}
-}
-
 // readBufferSize is that of the one buffer a quiet socket keeps: gorilla looks at a frame header through it. Longer
 // reads pass it by.
 const readBufferSize = 128
 
-// handover is the http.ResponseWriter that gorilla's Upgrader takes the connection from.
-type handover struct {
-	c  *wire.Conn
-	rw *bufio.ReadWriter
+// gorillaOn has gorilla's Upgrader write the 101 to conn and returns its Conn on it.
+func gorillaOn(conn net.Conn, u *websocket.Upgrader, key []string, deflate bool, header http.Header) (*websocket.Conn, error) {
+	w := handovers.Get().(*handover)
+	defer handovers.Put(w)
+	w.conn = conn
+	w.request.Header["Sec-Websocket-Key"] = key
+	if deflate {
+		w.request.Header["Sec-Websocket-Extensions"] = []string{"permessage-deflate"}
+	}
+	g, err := u.Upgrade(w, w.request, header)
+	w.conn = nil
+	w.rw.Reader.Reset(nil)
+	w.rw.Writer.Reset(nil)
+	delete(w.request.Header, "Sec-Websocket-Extensions")
+	return g, err
 }
 
-var handoverBuffers = sync.Pool{New: func() any {
-	return bufio.NewReadWriter(bufio.NewReaderSize(nil, 16), bufio.NewWriterSize(nil, 1<<10))
+// A handover is the http.ResponseWriter that gorilla's Upgrader takes the connection from. With it comes a request that
+// gorilla understands as we have understood the client's: its own reading of lists and offers differs.
+type handover struct {
+	conn    net.Conn
+	rw      *bufio.ReadWriter
+	request *http.Request
+}
+
+var handovers = sync.Pool{New: func() any {
+	return &handover{
+		rw: bufio.NewReadWriter(bufio.NewReaderSize(nil, 16), bufio.NewWriterSize(nil, 1<<10)),
+		request: &http.Request{Method: http.MethodGet, Header: http.Header{
+			"Connection":            {"Upgrade"},
+			"Upgrade":               {"websocket"},
+			"Sec-Websocket-Version": {"13"},
+		}},
+	}
 }}
 
 func (hw *handover) Header() http.Header         { return http.Header{} }
@@ -331,8 +340,8 @@ func (hw *handover) Write(p []byte) (int, error) { return len(p), nil }
 func (hw *handover) WriteHeader(int)             {}
 
 func (hw *handover) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	hw.rw.Reader.Reset(hw.c)
-	return hw.c, hw.rw, nil
+	hw.rw.Reader.Reset(hw.conn)
+	return hw.conn, hw.rw, nil
 }
 
 // newUpgrader returns a gorilla Upgrader. All that it would check was checked before.
@@ -403,8 +412,8 @@ func unfinished(err error, begun bool) *HandshakeError {
 }
 
 // within gives the hooks of r a context that ends at deadline.
-func within(r *http.Request, deadline time.Time) (*http.Request, context.CancelFunc) {
-	if deadline.IsZero() {
+func (h *Handler) within(r *http.Request, deadline time.Time) (*http.Request, context.CancelFunc) {
+	if deadline.IsZero() || h.Authorize == nil && h.Origins == nil {
 		return r, func() {}
 	}
 	ctx, cancel := context.WithDeadline(r.Context(), deadline)

@@ -52,11 +52,12 @@ func (s *Socket) BytesToWrite() int { return s.wire.BytesToWrite() }
 // choosing; Close ends the message and must be called. Other messages wait until then; control frames pass in between.
 // ctx counts for the writer as well: when it ends before the message does, the connection is broken.
 func (s *Socket) Writer(ctx context.Context, t MessageType) (io.WriteCloser, error) {
+	ctx = s.plainContext(ctx)
 	if err := s.lockWrite(ctx, t, 0, true); err != nil {
 		return nil, err
 	}
 	defer s.writeMu.Unlock()
-	w, err := s.gorilla.NextWriter(int(t))
+	w, err := s.engine().NextWriter(int(t))
 	if err != nil {
 		return nil, s.writeError(err)
 	}
@@ -66,6 +67,7 @@ func (s *Socket) Writer(ctx context.Context, t MessageType) (io.WriteCloser, err
 
 // send sends p as one message. With wait it waits for room, without it fails instead.
 func (s *Socket) send(ctx context.Context, t MessageType, p []byte, wait bool) error {
+	ctx = s.plainContext(ctx)
 	if err := s.lockWrite(ctx, t, len(p), wait); err != nil {
 		return err
 	}
@@ -73,17 +75,21 @@ func (s *Socket) send(ctx context.Context, t MessageType, p []byte, wait bool) e
 		return s.sendPieces(ctx, t, p, wait)
 	}
 
-	// gorilla builds the header in its buffer, and gives a long payload to the wire from where it lies.
 	lend := wait && len(p) >= wire.LendSize
 	if lend {
 		s.wire.Lend(p)
-	} else {
-		s.wire.Hold()
 	}
-	err := s.gorilla.WriteMessage(int(t), p)
-	mark := s.wire.EndLend()
+	err := encode(s.wire, t, p)
+	var mark uint64
+	if lend {
+		mark = s.wire.EndLend()
+	}
 	s.writeMu.Unlock()
-	s.wire.Release()
+	if lend {
+		s.wire.Release()
+	} else {
+		s.wire.Kick()
+	}
 	if err == nil && lend {
 		if err = s.wire.WaitWritten(ctx, mark); err != nil {
 			s.wire.Break()
@@ -99,7 +105,7 @@ func (s *Socket) send(ctx context.Context, t MessageType, p []byte, wait bool) e
 
 // sendPieces sends p through gorilla's buffer, which masks, compresses or splits it. The caller has locked writeMu.
 func (s *Socket) sendPieces(ctx context.Context, t MessageType, p []byte, wait bool) error {
-	to, err := s.gorilla.NextWriter(int(t))
+	to, err := s.engine().NextWriter(int(t))
 	if err != nil {
 		s.writeMu.Unlock()
 		return s.writeError(err)
@@ -147,7 +153,7 @@ func (s *Socket) lockWrite(ctx context.Context, t MessageType, n int, wait bool)
 		case streaming != nil:
 			select {
 			case <-streaming:
-			case <-s.done:
+			case <-s.Done():
 			case <-ctx.Done():
 			}
 		default:
@@ -280,5 +286,15 @@ func (s *Socket) closedError() error {
 func (s *Socket) writeControl(opcode int, payload []byte) error {
 	s.wire.Hold()
 	defer s.wire.Release()
-	return s.gorilla.WriteControl(opcode, payload, noDeadline)
+	s.writeMu.Lock()
+	if s.State() != Open {
+		s.writeMu.Unlock()
+		return websocket.ErrCloseSent
+	}
+	if s.server && s.streaming == nil {
+		defer s.writeMu.Unlock() // a frame may go to the wire in two pieces
+		return encodeControl(s.wire, opcode, payload)
+	}
+	s.writeMu.Unlock()
+	return s.engine().WriteControl(opcode, payload, noDeadline) // gorilla keeps the pieces of its own frames together
 }

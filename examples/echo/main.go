@@ -54,6 +54,7 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 	maxMessage := flags.Int64("max-message", 0, "bytes a message may have (0: 1 MiB)")
 	compression := flags.Bool("compression", false, "negotiate permessage-deflate")
 	origins := flags.String("origins", "", "allowed origins, separated by commas; * for any (default: the page's own)")
+	mode := flags.String("mode", "events", "how sockets are served: events (callbacks) or read (a goroutine each)")
 	verbose := flags.Bool("v", false, "log each socket's beginning and end")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -91,7 +92,15 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 	if *raw {
 		serve, h.Authorize = serveRaw, onlyBelowWS
 	}
-	go h.ForEach(context.Background(), newEcho(log))
+	e := &echo{log: log}
+	switch *mode {
+	case "events":
+		go e.listen(h)
+	case "read":
+		go e.read(h)
+	default:
+		return fmt.Errorf("-mode is events or read, not %q", *mode)
+	}
 	return serve(ctx, h, *addr, config, log)
 }
 
@@ -167,25 +176,55 @@ func onlyBelowWS(r *http.Request) (http.Header, error) {
 	return nil, nil
 }
 
-// newEcho returns what each socket does.
-func newEcho(log *slog.Logger) func(context.Context, *foyer.Socket) {
-	var all room
-	return func(ctx context.Context, s *foyer.Socket) {
-		log.Debug("open", "remote", s.RemoteAddr(), "path", s.Request().URL.Path)
-		defer func() {
-			log.Debug("closed", "remote", s.RemoteAddr(), "code", s.CloseCode(), "reason", s.CloseReason())
-		}()
-		if s.Request().URL.Path == "/ws/broadcast" {
-			all.join(ctx, s)
-			return
-		}
-		for {
-			t, p, err := s.Read(ctx)
-			if err != nil || s.Write(ctx, t, p) != nil {
-				return
-			}
+// An echo is what the sockets do.
+type echo struct {
+	log *slog.Logger
+	all room
+}
+
+// callbacks returns the events of a socket.
+func (e *echo) callbacks(s *foyer.Socket) foyer.Events {
+	path := s.Request().URL.Path
+	e.log.Debug("open", "remote", s.RemoteAddr(), "path", path)
+	events := foyer.Events{Message: answer, Closed: e.closed}
+	if path == "/ws/broadcast" {
+		e.all.join(s)
+		events.Message = e.all.send
+		events.Closed = func(s *foyer.Socket, code foyer.CloseCode, reason string) {
+			e.all.leave(s)
+			e.closed(s, code, reason)
 		}
 	}
+	return events
+}
+
+// answer sends p back.
+func answer(s *foyer.Socket, t foyer.MessageType, p []byte) { s.Write(context.Background(), t, p) }
+
+func (e *echo) closed(s *foyer.Socket, code foyer.CloseCode, reason string) {
+	e.log.Debug("closed", "remote", s.RemoteAddr(), "code", code, "reason", reason)
+}
+
+// listen serves each socket with callbacks.
+func (e *echo) listen(h *foyer.Handler) {
+	for s := range h.Sockets(context.Background()) {
+		s.Listen(e.callbacks(s))
+	}
+}
+
+// read serves each socket with a goroutine that reads from it. It does the same.
+func (e *echo) read(h *foyer.Handler) {
+	h.ForEach(context.Background(), func(ctx context.Context, s *foyer.Socket) {
+		events := e.callbacks(s)
+		for {
+			t, p, err := s.Read(ctx)
+			if err != nil {
+				break
+			}
+			events.Message(s, t, p)
+		}
+		events.Closed(s, s.CloseCode(), s.CloseReason())
+	})
 }
 
 // A room is the sockets that hear each other.
@@ -194,26 +233,24 @@ type room struct {
 	sockets map[*foyer.Socket]struct{}
 }
 
-// join sends what comes from s to everybody in the room, until s is closed.
-func (r *room) join(ctx context.Context, s *foyer.Socket) {
+func (r *room) join(s *foyer.Socket) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.sockets == nil {
 		r.sockets = make(map[*foyer.Socket]struct{})
 	}
 	r.sockets[s] = struct{}{}
-	r.mu.Unlock()
-	defer func() {
-		r.mu.Lock()
-		delete(r.sockets, s)
-		r.mu.Unlock()
-	}()
-	for {
-		t, p, err := s.Read(ctx)
-		if err != nil {
-			return
-		}
-		r.mu.Lock()
-		foyer.Broadcast(maps.Keys(r.sockets), t, p) // never waits
-		r.mu.Unlock()
-	}
+}
+
+func (r *room) leave(s *foyer.Socket) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.sockets, s)
+}
+
+// send sends p to everybody in the room.
+func (r *room) send(_ *foyer.Socket, t foyer.MessageType, p []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	foyer.Broadcast(maps.Keys(r.sockets), t, p) // never waits
 }

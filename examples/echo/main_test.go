@@ -71,7 +71,7 @@ func dial(t *testing.T, url string) *websocket.Conn {
 }
 
 func TestEcho(t *testing.T) {
-	for _, args := range [][]string{{}, {"-raw"}, {"-tls"}, {"-raw", "-tls"}, {"-compression", "-v"}, {"-raw", "-compression"}} {
+	for _, args := range [][]string{{}, {"-mode", "read"}, {"-raw"}, {"-raw", "-mode", "read"}, {"-tls"}, {"-raw", "-tls"}, {"-compression", "-v"}, {"-raw", "-compression"}} {
 		t.Run(strings.Join(args, " "), func(t *testing.T) {
 			url, _ := start(t, args...)
 			for _, path := range []string{"", "/any/path"} {

@@ -4,14 +4,17 @@
 // deals with control frames itself, so that gorilla never waits for anything between two messages and waiting there
 // can be cancelled. Writing, it takes bytes into memory and brings them to the network from there, so that gorilla
 // never waits at all and no lock is held during I/O.
+//
+// On Linux a Conn takes the descriptor of a TCP or Unix socket from the net package and waits for it in epoll sets of
+// its own, see [loop]. Any other net.Conn is used as it is.
 package wire
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
-	"os"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -29,28 +32,32 @@ type Limits struct {
 	MaxMessage  int64 // bytes of payload of a message that is not compressed; 0: no limit
 }
 
+// An Owner is what a Conn has to tell.
+type Owner interface {
+	// Control gets each ping and pong, on the goroutine that reads. The payload is valid until it returns.
+	Control(opcode byte, payload []byte)
+	// Failed is told, once, that the output has failed.
+	Failed(err error)
+	// Ready is called when there may be something to read on a Conn that is attended to, also while a call before is
+	// under way. On a loop, what takes long in it has the loop taken over.
+	Ready(onLoop bool)
+}
+
 // Conn is a net.Conn for gorilla's Conn. One goroutine reads at a time; any number write.
 type Conn struct {
-	net net.Conn
-	raw syscall.RawConn // of a TCP or Unix socket where the system has non-blocking calls, else nil
+	*network           // nil once the descriptor was taken
+	descriptor         // taken from the net package, where that is possible
+	owner      Owner   // nil until the handshake is over
+	limits     *Limits // of the frames
 
 	// Input. Only the goroutine that reads touches these.
-	in      []byte // a pooled buffer while it holds bytes, else nil
-	r, w    int    // what is unread is in[r:w]
-	dst     []byte // where the next raw read goes
-	n       int    // what it gave
-	err     error
-	tap     tap
-	framed  bool  // the handshake is over: bytes are frames
-	left    int64 // bytes of the current frame that were not handed out, its header included
-	rerr    error // what ended the input
-	control func(opcode byte, payload []byte)
-	tryRead func(fd uintptr) bool
-
-	// The context that may interrupt a waiting read, see watch.
-	watched     <-chan struct{}
-	stop        func() bool
-	interrupted chan struct{} // closed when the end of the watched context has done its work
+	in        *buffer // nil while it holds nothing
+	tap       tap
+	left      int64 // bytes of the current frame that were not handed out, its header included
+	rerr      error // what ended the input
+	watched   *watch
+	gathers   bool // this goroutine has made writes wait, see Gather
+	impatient bool // reads do not wait
 
 	waiting atomic.Bool
 	bytesIn atomic.Uint64
@@ -58,57 +65,106 @@ type Conn struct {
 	output
 }
 
+// network is a connection of the net package, or one that behaves like it.
+type network struct {
+	net    net.Conn
+	below  syscall.RawConn // of the TCP connection under TLS, else nil
+	credit int             // how many times more that is writable; guarded by the lock of the output
+}
+
 // New returns a Conn on conn. The bytes of early, which somebody read from conn before, come first. What is written
 // stays in memory until Open.
 func New(conn net.Conn, early []byte) *Conn {
-	c := &Conn{net: conn}
-	c.raw = rawConn(conn)
-	c.tryRead = c.readNow
+	c := &Conn{network: &network{net: conn}}
+	if below, ok := underTLS(conn); ok {
+		c.below = rawConn(below)
+	}
 	if len(early) > 0 {
-		c.in = getBuffer()
-		if len(early) > len(c.in) {
-			c.in = make([]byte, len(early))
-		}
-		c.w = copy(c.in, early)
+		c.in = holding(early)
 		c.bytesIn.Store(uint64(len(early)))
 	}
-	c.output.conn = c
 	return c
 }
 
-// Frame ends the handshake: from here on the input is frames held to l. control gets each ping and pong on the reading
-// goroutine; the payload is its to keep. failed is told, once, that the output has failed.
-func (c *Conn) Frame(l Limits, control func(opcode byte, payload []byte), failed func(error)) {
-	c.tap.limits = l
-	c.control = control
-	c.framed = true
-	c.output.failed = failed
+// Frame ends the handshake: from here on the input is frames held to l, which must not change, and the connection
+// belongs to the Conn alone.
+func (c *Conn) Frame(l *Limits, owner Owner) {
+	c.limits = l
+	c.owner = owner
+	if !c.taken() {
+		c.takeDescriptor()
+	}
+	if c.taken() {
+		c.Bound(time.Time{})
+	} else {
+		c.net.SetDeadline(time.Time{})
+	}
 }
 
-// NetConn returns the connection underneath.
-func (c *Conn) NetConn() net.Conn { return c.net }
+// Bound makes reads and writes fail at a deadline; the zero time is none. On a connection that knows no deadlines it
+// returns an error. Only before Frame.
+func (c *Conn) Bound(deadline time.Time) error {
+	if !c.taken() {
+		return c.net.SetDeadline(deadline)
+	}
+	if !deadline.IsZero() || c.bounded() {
+		c.setDeadline(deadline)
+	}
+	return nil
+}
 
 // BytesIn returns how many bytes came from the network.
 func (c *Conn) BytesIn() uint64 { return c.bytesIn.Load() }
+
+// HandshakeTLS performs the handshake of a TLS connection.
+func (c *Conn) HandshakeTLS() error {
+	if c.taken() {
+		return nil
+	}
+	if t, ok := c.net.(interface{ Handshake() error }); ok {
+		return t.Handshake()
+	}
+	return nil
+}
+
+// TLS returns the state of a TLS connection, nil for any other.
+func (c *Conn) TLS() *tls.ConnectionState {
+	if c.taken() {
+		return nil
+	}
+	if t, ok := c.net.(interface{ ConnectionState() tls.ConnectionState }); ok {
+		state := t.ConnectionState()
+		return &state
+	}
+	return nil
+}
 
 // Waiting reports whether a goroutine is waiting for input at this moment.
 func (c *Conn) Waiting() bool { return c.waiting.Load() }
 
 // Unread reports whether bytes were read from the network that nobody took. Only for the goroutine that reads.
-func (c *Conn) Unread() bool { return c.r < c.w }
+func (c *Conn) Unread() bool { return c.in != nil && c.in.len() > 0 }
 
 // Peek returns the unread bytes that are in memory. They stay valid until the next call of another method.
-func (c *Conn) Peek() []byte { return c.in[c.r:c.w] }
+func (c *Conn) Peek() []byte {
+	if c.in == nil {
+		return nil
+	}
+	return c.in.bytes()
+}
 
 // Discard drops the first n bytes of what Peek returned.
 func (c *Conn) Discard(n int) {
-	c.r += n
-	if c.r == c.w {
+	if c.in == nil {
+		return
+	}
+	c.in.r += n
+	if c.in.len() == 0 {
 		c.releaseInput()
 	}
 }
 
-// Fill waits for more bytes behind those that Peek returns, which must be fewer than 16 KiB.
+// Fill waits for more bytes behind those that Peek returns, which must be fewer than a buffer holds.
 func (c *Conn) Fill() error { return c.fill() }
 
 // Wait waits until a data frame begins and deals with the control frames that come before it. When ctx ends first, the
@@ -120,11 +176,73 @@ func (c *Conn) Wait(ctx context.Context) error {
 	if err := c.watch(ctx); err != nil {
 		return err
 	}
+	return c.next()
+}
+
+// Next is Wait that does not wait: ErrNothing says that the next data frame is not whole in memory and that there is
+// nothing more to read at the moment. A frame that is too long for a buffer is there when its header is.
+func (c *Conn) Next() error {
+	if c.rerr != nil {
+		return c.rerr
+	}
+	c.impatient = true
+	err := c.next()
+	for err == nil && c.missing() && c.left <= int64(len(c.in.data)) {
+		err = c.more()
+	}
+	c.impatient = false
+	return err
+}
+
+// next moves to the next data frame, unless that at hand was not taken yet.
+func (c *Conn) next() error {
 	if c.left > 0 {
 		return nil
 	}
 	return c.advance()
 }
+
+// missing reports whether bytes of the frame at hand, of which nothing was taken yet, are not in memory.
+func (c *Conn) missing() bool { return c.in != nil && int64(c.in.len()) < c.left }
+
+// more reads more of the frame at hand.
+func (c *Conn) more() error {
+	switch err := c.fill(); err {
+	case nil, ErrNothing, ErrInterrupted:
+		return err
+	default:
+		return c.midFrame(err)
+	}
+}
+
+// Message returns the message at hand if it is a plain one, neither compressed nor in fragments, that lies whole in
+// memory. It is unmasked where it lies, and valid until Taken is called, which must be done when it was taken.
+//
+// All other messages are for gorilla's reader, which costs an allocation each.
+func (c *Conn) Message() (opcode byte, payload []byte, ok bool) {
+	if c.in == nil || c.missing() {
+		return 0, nil, false
+	}
+	f := &c.in.frame
+	if !f.final || f.rsv1 || f.opcode == opContinuation || c.left != int64(f.header)+f.payload {
+		return 0, nil, false
+	}
+	payload = c.in.bytes()[f.header : f.header+int(f.payload)]
+	if f.masked {
+		unmask(payload, f.mask)
+	}
+	return f.opcode, payload, true
+}
+
+// Taken drops the message that Message returned.
+func (c *Conn) Taken() {
+	n := int(c.left)
+	c.left = 0
+	c.Discard(n)
+}
+
+// Long reports whether the message at hand may make a reader wait for the rest of it.
+func (c *Conn) Long() bool { return c.tap.fragmented || c.missing() }
 
 // Within makes ctx the context of the reads that follow.
 func (c *Conn) Within(ctx context.Context) error {
@@ -154,7 +272,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if int64(len(p)) > c.left {
 		p = p[:c.left]
 	}
-	if c.r == c.w {
+	if c.in == nil {
 		if len(p) >= directSize {
 			n, err := c.receive(p)
 			c.left -= int64(n)
@@ -164,7 +282,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 			return 0, c.midFrame(err)
 		}
 	}
-	n := copy(p, c.in[c.r:c.w])
+	n := copy(p, c.in.bytes())
 	c.left -= int64(n)
 	c.Discard(n)
 	return n, nil
@@ -181,18 +299,20 @@ func (c *Conn) midFrame(err error) error {
 	return err
 }
 
+var errNotFramed = errors.New("read before the handshake was over")
+
 // advance moves to the next data frame.
 func (c *Conn) advance() error {
-	if !c.framed {
-		return errors.New("read before the handshake was over")
+	if c.owner == nil {
+		return errNotFramed
 	}
 	for {
-		f, ok, err := c.tap.peek(c.in[c.r:c.w])
+		f, ok, err := c.tap.peek(c.limits, c.Peek())
 		if err != nil {
 			c.rerr = err
 			return err
 		}
-		if !ok || f.control() && c.w-c.r < f.header+int(f.payload) {
+		if !ok || f.control() && c.in.len() < f.header+int(f.payload) {
 			if err := c.fill(); err != nil {
 				return c.betweenFrames(err)
 			}
@@ -200,29 +320,42 @@ func (c *Conn) advance() error {
 		}
 		if !f.control() {
 			c.tap.accept(&f)
+			c.in.frame = f
 			c.left = int64(f.header) + f.payload
 			if c.left < 0 {
 				c.left = int64(^uint64(0) >> 1)
 			}
 			return nil
 		}
-		payload := f.unmask(c.in[c.r+f.header : c.r+f.header+int(f.payload)])
-		c.Discard(f.header + int(f.payload))
-		if f.opcode == opClose {
-			c.rerr = parseClose(payload)
-			return c.rerr
+		if err := c.takeControl(&f); err != nil {
+			c.rerr = err
+			return err
 		}
-		c.control(f.opcode, payload)
 	}
 }
 
-// betweenFrames makes err final unless it only says that the context ended, which does no harm to who waits outside of
+// takeControl deals with the control frame at hand, which lies whole in memory.
+func (c *Conn) takeControl(f *frame) error {
+	var copied [maxControl]byte
+	payload := copied[:copy(copied[:], c.in.bytes()[f.header:f.header+int(f.payload)])]
+	if f.masked {
+		unmask(payload, f.mask)
+	}
+	c.Discard(f.header + int(f.payload))
+	if f.opcode == opClose {
+		return parseClose(payload)
+	}
+	c.owner.Control(f.opcode, payload)
+	return nil
+}
+
+// betweenFrames makes err final unless it only says that the wait has ended, which does no harm to who waits outside of
 // gorilla.
 func (c *Conn) betweenFrames(err error) error {
 	switch {
-	case err == ErrInterrupted:
+	case err == ErrInterrupted, err == ErrNothing:
 		return err
-	case c.tap.fragmented || c.r < c.w:
+	case c.tap.fragmented || c.Unread():
 		return c.midFrame(err)
 	}
 	c.rerr = err
@@ -231,102 +364,160 @@ func (c *Conn) betweenFrames(err error) error {
 
 // fill reads once from the network behind what is unread.
 func (c *Conn) fill() error {
-	if c.r > 0 {
-		c.w = copy(c.in, c.in[c.r:c.w])
-		c.r = 0
+	if b := c.in; b != nil && b.r > 0 {
+		b.w = copy(b.data, b.bytes())
+		b.r = 0
 	}
 	_, err := c.receive(nil)
 	return err
 }
 
-// receive reads into p, or behind the unread input when p is nil.
-func (c *Conn) receive(p []byte) (int, error) {
-	c.waiting.Store(true)
-	c.dst = p
-	var n int
-	var err error
-	if c.raw != nil {
-		n, err = c.receiveRaw()
-	} else {
-		n, err = c.net.Read(c.room())
-	}
-	c.waiting.Store(false)
-	c.dst = nil
+// ErrNothing says that there is nothing to read at the moment.
+var ErrNothing = errors.New("nothing to read")
 
+// receive reads into p, or behind the unread input when p is nil.
+func (c *Conn) receive(p []byte) (n int, err error) {
+	if c.gathers && !c.impatient {
+		c.Scatter() // the input is used up
+	}
+	if c.taken() {
+		n, err = c.receiveTaken(p)
+	} else {
+		c.waiting.Store(true)
+		n, err = c.receiveNet(p)
+		c.waiting.Store(false)
+	}
 	if n > 0 {
 		c.bytesIn.Add(uint64(n))
-		if p == nil {
-			c.w += n
-		}
 		return n, nil // an error that came with bytes will come again
-	}
-	if c.r == c.w {
-		c.releaseInput()
 	}
 	if err == nil {
 		err = io.ErrNoProgress
 	}
-	if c.watched != nil && isTimeout(err) {
-		select {
-		case <-c.watched:
-			return 0, ErrInterrupted
-		default:
-		}
-	}
 	return 0, err
 }
 
-// room returns where the next bytes go, and borrows a buffer if there is none.
-func (c *Conn) room() []byte {
-	if c.dst != nil {
-		return c.dst
+// receiveNet reads from a connection of the net package. Nothing tells when it has something to read but the read
+// itself: it waits with a buffer that is only large enough for most requests and small messages.
+func (c *Conn) receiveNet(p []byte) (n int, err error) {
+	switch {
+	case p != nil:
+		n, err = c.net.Read(p)
+	case c.in == nil:
+		first := smallBuffers.Get().(*[smallSize]byte)
+		if n, err = c.net.Read(first[:]); n > 0 {
+			c.in = holding(first[:n])
+		}
+		smallBuffers.Put(first)
+	default:
+		n, err = c.net.Read(c.in.data[c.in.w:])
+		c.in.w += max(n, 0)
 	}
-	if c.in == nil {
-		c.in = getBuffer()
+	if n <= 0 && c.watched != nil && c.watched.ended() && isTimeout(err) {
+		return 0, ErrInterrupted
 	}
-	return c.in[c.w:]
+	return n, err
 }
 
-// vacate gives the buffer back while there is nothing to put into it.
-func (c *Conn) vacate() {
-	if c.dst == nil && c.w == 0 {
+// receiveTaken reads from the descriptor. It borrows a buffer when there is something to put into it.
+func (c *Conn) receiveTaken(p []byte) (n int, err error) {
+	for {
+		if n, err = c.tryReceive(p); err != ErrNothing || c.impatient {
+			return n, err
+		}
+		c.waiting.Store(true)
+		err = c.await()
+		c.waiting.Store(false)
+		if err != nil {
+			return 0, err
+		}
+	}
+}
+
+func (c *Conn) tryReceive(p []byte) (int, error) {
+	if !c.mayRead() {
+		return 0, ErrNothing
+	}
+	if p != nil {
+		return c.read(p)
+	}
+	b := c.in
+	if b == nil {
+		b = getBuffer()
+	}
+	n, err := c.read(b.data[b.w:])
+	b.w += n
+	if c.in = b; b.len() == 0 {
 		c.releaseInput()
 	}
+	return n, err
 }
 
 func (c *Conn) releaseInput() {
 	if c.in != nil {
 		putBuffer(c.in)
 	}
-	c.in, c.r, c.w = nil, 0, 0
+	c.in = nil
 }
 
 // ErrInterrupted says that a read ended because its context did.
 var ErrInterrupted = errors.New("read interrupted")
 
-// watch arranges that the end of ctx interrupts a read that waits. The arrangement outlives the call: a program reads
-// in a loop with one context, and then finds it made already.
+// A watch has the end of a context interrupt a read that waits. It outlives the read: a program reads in a loop with
+// one context, and then finds it in place.
+type watch struct {
+	done        <-chan struct{}
+	stop        func() bool
+	interrupted chan struct{} // closed when the end of the context has done its work
+}
+
+func (w *watch) ended() bool {
+	select {
+	case <-w.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// watch arranges that the end of ctx interrupts a read that waits.
 func (c *Conn) watch(ctx context.Context) error {
 	done := ctx.Done()
-	if done != c.watched {
+	if c.watched != nil && c.watched.done != done {
 		c.Unwatch()
-		if done != nil {
-			interrupted := make(chan struct{})
-			c.watched, c.interrupted = done, interrupted
-			c.stop = context.AfterFunc(ctx, func() {
-				c.net.SetReadDeadline(longAgo)
-				close(interrupted)
-			})
-		}
 	}
-	if done != nil && ctx.Err() != nil {
+	if done == nil {
+		return nil
+	}
+	if c.watched == nil {
+		interrupted := make(chan struct{})
+		c.watched = &watch{done: done, interrupted: interrupted, stop: context.AfterFunc(ctx, func() {
+			c.interruptRead()
+			close(interrupted)
+		})}
+	}
+	if ctx.Err() != nil {
 		return ErrInterrupted
 	}
 	return nil
 }
 
-// Interrupt breaks off a read that waits, and all to come. On a connection that knows no deadlines it closes it.
+// interruptRead ends the wait of a read.
+func (c *Conn) interruptRead() {
+	if c.taken() {
+		c.wake()
+	} else {
+		c.net.SetReadDeadline(longAgo)
+	}
+}
+
+// Interrupt breaks off a read that waits, and all to come. On a connection that knows no deadlines it closes it. Only
+// before Frame.
 func (c *Conn) Interrupt() {
+	if c.taken() {
+		c.expire()
+		return
+	}
 	if c.net.SetReadDeadline(longAgo) != nil {
 		c.net.Close()
 	}
@@ -334,136 +525,36 @@ func (c *Conn) Interrupt() {
 
 // Unwatch makes reads wait without a context again.
 func (c *Conn) Unwatch() {
-	if c.stopWatching() {
+	if c.stopWatching() && !c.taken() {
 		c.net.SetReadDeadline(time.Time{})
 	}
 }
 
-// stopWatching forgets the watched context and reports whether its end has set a deadline.
+// stopWatching forgets the watched context and reports whether its end has interrupted the reads.
 func (c *Conn) stopWatching() (ended bool) {
-	if c.watched == nil {
+	w := c.watched
+	if w == nil {
 		return false
 	}
-	if ended = !c.stop(); ended {
-		<-c.interrupted
+	if ended = !w.stop(); ended {
+		<-w.interrupted
 	}
-	c.watched, c.stop, c.interrupted = nil, nil, nil
+	c.watched = nil
 	return ended
 }
 
 // longAgo is a deadline that has passed.
 var longAgo = time.Unix(1, 0)
 
-// HungUp reports whether the peer has gone: the connection is broken, or the peer closed it and nothing that it sent is
-// left to read. It loses nothing of the input, and does not wait but for a millisecond where TLS may hide the end. Only
-// for the goroutine that reads.
-func (c *Conn) HungUp() bool {
-	if c.raw != nil {
-		seen := look(c.raw)
-		return seen == broken || seen == ended && !c.Unread()
-	}
-	deadline := longAgo
-	if below, ok := underTLS(c.net); ok {
-		if raw := rawConn(below); raw != nil {
-			switch look(raw) {
-			case broken:
-				return true
-			case quiet:
-				return false
-			}
-			deadline = time.Now().Add(time.Millisecond) // for the record that TLS has, or that has come
-		}
-	}
-	if c.Unread() {
-		return false
-	}
-	if err := c.net.SetReadDeadline(deadline); err != nil {
-		return errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) // net.Pipe says so when either end is
-	}
-	_, err := c.receive(nil)
-	c.net.SetReadDeadline(time.Time{})
-	return err != nil && !isTimeout(err)
-}
-
-// isTimeout reports whether err says that a deadline has passed.
-func isTimeout(err error) bool {
-	var timeout net.Error
-	return errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
-}
-
-// A sight is what can be seen of a connection without reading from it.
-type sight int
-
-const (
-	quiet   sight = iota // nothing has come
-	arrived              // something has come
-	ended                // the peer has closed, and all it sent was read
-	broken               // the connection is no more
-)
-
-// Finish closes the connection when all that waits was written. With linger it sees to it that this arrives though the
-// peer may still be sending; a client waits for the server to close first then (RFC 6455 section 7.1.1). It takes
-// longer than limit only where TLS needs up to five seconds to find that its goodbye cannot be sent.
-func (c *Conn) Finish(limit time.Duration, linger bool) {
-	defer c.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	switch err := c.Flush(ctx); {
-	case err != nil:
-	case linger:
-		Linger(c.net, limit, c.tap.limits.Server)
-	default:
-		closeWrite(c.net)
-	}
-}
-
-// Linger closes conn so that what was written last arrives: input that nobody read would turn the end into a reset,
-// which eats it. With first it tells the peer that nothing more comes, and then it takes in what the peer still sends,
-// for no longer than limit.
-func Linger(conn net.Conn, limit time.Duration, first bool) {
-	defer cut(conn)
-	if conn.SetDeadline(time.Now().Add(limit)) != nil {
-		return
-	}
-	if !first || closeWrite(conn) {
-		io.Copy(io.Discard, io.LimitReader(conn, drainSize))
-	}
-}
-
-// closeWrite tells the peer that nothing more comes, and reports whether conn has a way to.
-func closeWrite(conn net.Conn) bool {
-	half, ok := conn.(interface{ CloseWrite() error })
-	return ok && half.CloseWrite() == nil
-}
-
-// cut closes conn at once. Closing a TLS connection would wait for the peer to take a last record.
-func cut(conn net.Conn) error {
-	if below, ok := underTLS(conn); ok {
-		below.Close()
-	}
-	return conn.Close()
-}
-
-// underTLS returns the connection that carries a TLS connection.
-func underTLS(conn net.Conn) (below net.Conn, ok bool) {
-	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		return t.NetConn(), true
-	}
-	return nil, false
-}
-
-// drainSize is how much of a peer's unread input Linger takes in before it closes all the same.
-const drainSize = 1 << 20
-
 // Skip drops the rest of the current frame.
 func (c *Conn) Skip() error {
 	for c.left > 0 {
-		if c.r == c.w {
+		if c.in == nil {
 			if err := c.fill(); err != nil {
 				return c.midFrame(err)
 			}
 		}
-		n := int(min(int64(c.w-c.r), c.left))
+		n := int(min(int64(c.in.len()), c.left))
 		c.left -= int64(n)
 		c.Discard(n)
 	}
@@ -482,24 +573,44 @@ func (c *Conn) Forget() {
 	}
 }
 
-// Close closes the connection at once. Reads and writes under way end with an error.
-func (c *Conn) Close() error {
-	c.output.fail(net.ErrClosed, false)
-	return cut(c.net)
+// Abandon closes a connection whose handshake has failed, in the way that its own Close does.
+func (c *Conn) Abandon() error {
+	if c.taken() {
+		return c.Close()
+	}
+	return c.net.Close()
 }
 
-// Done reports whether closing the connection now would lose nothing.
-func (c *Conn) Done() bool { return c.raw != nil && c.BytesToWrite() == 0 }
+// HangUp ends the connection as its own failure would.
+func (c *Conn) HangUp() error {
+	if c.owner == nil {
+		return c.Close()
+	}
+	c.owner.Failed(net.ErrClosed)
+	return nil
+}
 
-// LocalAddr and RemoteAddr are those of the connection underneath.
-func (c *Conn) LocalAddr() net.Addr  { return c.net.LocalAddr() }
-func (c *Conn) RemoteAddr() net.Addr { return c.net.RemoteAddr() }
+// Close closes the connection at once. Reads and writes under way end with an error.
+func (c *Conn) Close() error {
+	c.fail(net.ErrClosed, false)
+	if c.taken() {
+		c.closeDescriptor()
+		return nil
+	}
+	return cut(c.net)
+}
 
 // SetDeadline does nothing: gorilla sets deadlines before each write, and its writes never wait.
 func (c *Conn) SetDeadline(time.Time) error { return nil }
 
-// SetReadDeadline sets the deadline of reads from the network.
-func (c *Conn) SetReadDeadline(t time.Time) error { return c.net.SetReadDeadline(t) }
+// SetReadDeadline sets the deadline of reads from the network, for programs that read through gorilla.
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	if c.taken() {
+		c.setDeadline(t)
+		return nil
+	}
+	return c.net.SetReadDeadline(t)
+}
 
 // SetWriteDeadline does nothing, as SetDeadline.
 func (c *Conn) SetWriteDeadline(time.Time) error { return nil }

@@ -69,10 +69,25 @@ func (s *script) SetDeadline(time.Time) error      { return nil }
 func (s *script) SetReadDeadline(time.Time) error  { return nil }
 func (s *script) SetWriteDeadline(time.Time) error { return nil }
 
+// callbacks are an Owner.
+type callbacks struct {
+	control func(byte, []byte)
+	failed  func(error)
+	ready   func(onLoop bool)
+}
+
+func (o callbacks) Control(opcode byte, payload []byte) { o.control(opcode, payload) }
+func (o callbacks) Ready(onLoop bool)                   { o.ready(onLoop) }
+func (o callbacks) Failed(err error) {
+	if o.failed != nil {
+		o.failed(err)
+	}
+}
+
 // framed returns a Conn on conn that has its handshake behind it.
 func framed(conn net.Conn, early []byte, l Limits, control func(byte, []byte)) *Conn {
 	c := New(conn, early)
-	c.Frame(l, control, func(error) {})
+	c.Frame(&l, callbacks{control: control})
 	c.Open()
 	return c
 }
@@ -180,7 +195,7 @@ func TestLongPayloadsAreReadWhereTheyAreWanted(t *testing.T) {
 	p := make([]byte, 100000)
 	n, err := c.Read(p)
 	if err != nil || n != len(payload) || c.in != nil {
-		t.Errorf("%d bytes at once, %v, a buffer of %d", n, err, len(c.in))
+		t.Errorf("%d bytes at once, %v, a buffer %v", n, err, c.in != nil)
 	}
 	if err := c.Wait(t.Context()); err != nil || c.FrameLeft() != 10 {
 		t.Error(err, c.FrameLeft())
@@ -212,7 +227,7 @@ func TestWritesLeaveInOrder(t *testing.T) {
 	if s.written.Len() > 0 {
 		t.Error("left before Open")
 	}
-	c.Frame(server, nil, nil)
+	c.Frame(&server, callbacks{})
 	c.Open()
 	c.Hold()
 	c.Write([]byte("held, "))
@@ -241,7 +256,7 @@ func TestFailedWrites(t *testing.T) {
 		s := &script{writes: tt.writes}
 		c := New(s, nil)
 		failed := make(chan error, 2)
-		c.Frame(server, nil, func(err error) { failed <- err })
+		c.Frame(&server, callbacks{failed: func(err error) { failed <- err }})
 		c.Open()
 		c.Write([]byte("hello"))
 		c.Flush(t.Context())
@@ -311,7 +326,7 @@ func TestQuietConnectionsHoldNoBuffer(t *testing.T) {
 	}
 	cancel()
 	if err := <-waited; err != ErrInterrupted || c.in != nil {
-		t.Errorf("%v, a buffer of %d", err, len(c.in))
+		t.Errorf("%v, a buffer %v", err, c.in != nil)
 	}
 	theirs.Write(text("hello"))
 	if err := c.Wait(t.Context()); err != nil || c.in == nil {
@@ -345,7 +360,7 @@ func TestHungUp(t *testing.T) {
 			if !c.HungUp() {
 				t.Error("not at the end")
 			}
-			ours.Close()
+			c.Close()
 			if !c.HungUp() {
 				t.Error("not when closed")
 			}
@@ -388,7 +403,7 @@ func TestFinishWaitsNoLongerThanItsLimit(t *testing.T) {
 func TestOnlyTheLentPayloadIsNotCopied(t *testing.T) {
 	s := &script{}
 	c := New(s, nil)
-	c.Frame(server, nil, nil)
+	c.Frame(&server, callbacks{})
 	lent, other := bytes.Repeat([]byte("l"), LendSize), bytes.Repeat([]byte("o"), LendSize)
 	c.Hold() // a pong is being written
 	c.Lend(lent)
@@ -427,7 +442,7 @@ func (s *slowWriter) Close() error {
 func TestBreakWaitsForWhoWrites(t *testing.T) {
 	s := &slowWriter{begun: make(chan struct{}), proceed: make(chan struct{})}
 	c := New(s, nil)
-	c.Frame(server, nil, func(error) {})
+	c.Frame(&server, callbacks{})
 	c.Open()
 	lent := make([]byte, LendSize)
 	c.Lend(lent)

@@ -59,16 +59,14 @@ func (f *frame) control() bool { return f.opcode >= opClose }
 // A tap reads the frame headers that pass by and enforces every rule that a header can break, so that gorilla's Conn
 // only ever sees well-formed data frames. It does no I/O.
 type tap struct {
-	limits Limits
-
 	fragmented bool  // a message has begun and its last frame has not come
 	compressed bool  // that message is compressed
 	length     int64 // payload bytes of that message so far
 }
 
-// peek parses the header at the start of b. It returns false while b is too short to tell; b is judged as early as
+// peek parses the header at the start of b and holds it to l. It returns false while b is too short to tell; b is judged as early as
 // its bytes allow, so a peer cannot make anybody wait for the rest of a frame that is wrong already.
-func (t *tap) peek(b []byte) (f frame, ok bool, err error) {
+func (t *tap) peek(l *Limits, b []byte) (f frame, ok bool, err error) {
 	if len(b) < 2 {
 		return f, false, nil
 	}
@@ -76,7 +74,7 @@ func (t *tap) peek(b []byte) (f frame, ok bool, err error) {
 	f.rsv1 = b[0]&0x40 != 0
 	f.opcode = b[0] & 0x0f
 	f.masked = b[1]&0x80 != 0
-	if err := t.check(&f, b); err != nil {
+	if err := t.check(l, &f, b); err != nil {
 		return f, false, err
 	}
 
@@ -105,7 +103,7 @@ func (t *tap) peek(b []byte) (f frame, ok bool, err error) {
 	default:
 		f.payload = int64(short)
 	}
-	if err := t.checkSize(&f); err != nil {
+	if err := t.checkSize(l, &f); err != nil {
 		return f, false, err
 	}
 	if f.masked {
@@ -119,17 +117,17 @@ func (t *tap) peek(b []byte) (f frame, ok bool, err error) {
 }
 
 // check judges the first two bytes of a header.
-func (t *tap) check(f *frame, b []byte) error {
+func (t *tap) check(l *Limits, f *frame, b []byte) error {
 	switch {
 	case b[0]&0x30 != 0:
 		return violation("reserved bit set (RFC 6455 section 5.2)")
-	case f.rsv1 && (!t.limits.Compression || f.control() || f.opcode == opContinuation):
+	case f.rsv1 && (!l.Compression || f.control() || f.opcode == opContinuation):
 		return violation("RSV1 set where no compressed message begins (RFC 7692 section 6)")
 	case f.opcode > opBinary && f.opcode < opClose || f.opcode > OpPong:
 		return violation("reserved opcode %d (RFC 6455 section 5.2)", f.opcode)
-	case f.masked != t.limits.Server && f.masked:
+	case f.masked != l.Server && f.masked:
 		return violation("masked frame from a server (RFC 6455 section 5.1)")
-	case f.masked != t.limits.Server:
+	case f.masked != l.Server:
 		return violation("unmasked frame from a client (RFC 6455 section 5.1)")
 	case f.control() && !f.final:
 		return violation("fragmented control frame (RFC 6455 section 5.4)")
@@ -145,11 +143,10 @@ func (t *tap) check(f *frame, b []byte) error {
 
 // checkSize refuses a frame that is too long before any of its payload is taken in. A compressed message is counted
 // by the reader instead, once it is inflated.
-func (t *tap) checkSize(f *frame) error {
+func (t *tap) checkSize(l *Limits, f *frame) error {
 	if f.control() {
 		return nil
 	}
-	l := &t.limits
 	if l.MaxFrame > 0 && f.payload > l.MaxFrame {
 		return &ProtocolError{Code: 1009, Reason: "frame too big"}
 	}
@@ -175,13 +172,17 @@ func (t *tap) accept(f *frame) {
 	}
 }
 
-// unmask returns the payload of a control frame in a copy that the caller may keep.
-func (f *frame) unmask(p []byte) []byte {
-	q := make([]byte, len(p))
-	for i := range p {
-		q[i] = p[i] ^ f.mask[i&3]
+// unmask takes the mask off p, RFC 6455 section 5.3.
+func unmask(p []byte, mask [4]byte) {
+	key := uint64(binary.LittleEndian.Uint32(mask[:]))
+	key |= key << 32
+	for len(p) >= 8 {
+		binary.LittleEndian.PutUint64(p, binary.LittleEndian.Uint64(p)^key)
+		p = p[8:]
 	}
-	return q
+	for i := range p {
+		p[i] ^= mask[i&3]
+	}
 }
 
 // parseClose reads the payload of a close frame, RFC 6455 section 5.5.1.

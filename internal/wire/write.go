@@ -3,305 +3,487 @@ package wire
 import (
 	"context"
 	"io"
-	"net"
 	"sync"
+	"sync/atomic"
 )
 
 // LendSize is the length from which a payload is not copied but written from where it lies.
 const LendSize = 16 << 10
 
+// gatherSize is how many bytes are held back at the most to leave together with more.
+const gatherSize = 64 << 10
+
 // output is the way from gorilla to the network. Bytes wait in order in a queue; whoever finds the network free
 // carries them there, and everybody who comes meanwhile leaves theirs and goes.
 type output struct {
-	conn *Conn
-
-	mu       sync.Mutex
-	queue    net.Buffers   // what waits; its last buffer takes small writes
-	pooled   [][]byte      // the buffers in queue that go back to the pool
-	open     bool          // bytes may leave: the handshake is over
-	holds    int           // calls of Hold without Release: more is about to be written
-	lent     []byte        // the payload that may be queued without a copy
-	busy     bool          // somebody is carrying bytes
-	queued   uint64        // bytes taken in since the beginning
-	written  uint64        // of these, those the kernel has
-	progress chan struct{} // closed when written grows; nil when nobody waits
-	err      error
-	failed   func(error)
+	mu        sync.Mutex
+	queue     *queue        // what waits; nil when nothing does
+	queued    uint64        // bytes taken in since the beginning
+	written   uint64        // of these, those the kernel has
+	holds     int32         // reasons to let nothing leave: more is about to be written
+	open      bool          // bytes may leave: the handshake is over
+	busy      bool          // somebody is carrying bytes
+	gathering gathering     // why one of holds is there
+	scheduled bool          // a goroutine will end the gathering
+	soon      bool          // a loop will carry what waits
+	progress  chan struct{} // closed when written grows; nil when nobody waits
+	err       error
+	blocked   atomic.Bool // who carries waits for the descriptor's loop to take over
 }
 
+// A queue is bytes that wait to be written.
+type queue struct {
+	pieces []piece
+	lent   []byte   // the payload that may be queued without a copy
+	vector [][]byte // what is being written; for who carries
+}
+
+// A piece is bytes in a buffer, or lent by a caller.
+type piece struct {
+	p []byte
+	b *buffer // nil when they are lent
+}
+
+var queues = sync.Pool{New: func() any { return new(queue) }}
+
+// maxVector is how many pieces go into one system call.
+const maxVector = 64
+
 // Open lets bytes leave.
-func (o *output) Open() {
-	o.mu.Lock()
-	o.open = true
-	o.mu.Unlock()
-	o.carry()
+func (c *Conn) Open() {
+	c.mu.Lock()
+	c.open = true
+	c.mu.Unlock()
+	c.carry()
 }
 
 // Write takes p in. It does not wait: the bytes leave before it returns if the network takes them at once, and
 // otherwise as soon as it does.
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	if o.err != nil {
-		o.mu.Unlock()
-		return 0, o.err
+func (c *Conn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return 0, c.err
 	}
-	o.append(p)
-	o.mu.Unlock()
-	o.carry()
+	c.append(p)
+	c.letGo()
+	c.carryAndUnlock()
 	return len(p), nil
+}
+
+// Queue is Write without its second half: the bytes leave after Kick.
+func (c *Conn) Queue(p []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		c.append(p)
+	}
+	return c.err
+}
+
+// Kick lets the bytes leave that were queued.
+func (c *Conn) Kick() {
+	c.mu.Lock()
+	c.letGo()
+	c.carryAndUnlock()
 }
 
 // append puts p at the end of the queue.
 func (o *output) append(p []byte) {
+	if len(p) == 0 {
+		return
+	}
 	o.queued += uint64(len(p))
-	if o.isLent(p) {
-		o.queue = append(o.queue, p)
+	q := o.getQueue()
+	if q.isLent(p) {
+		q.pieces = append(q.pieces, piece{p: p})
 		return
 	}
 	for len(p) > 0 {
-		last := len(o.queue) - 1
-		if last < 0 || len(o.pooled) == 0 || !sameBuffer(o.queue[last], o.pooled[len(o.pooled)-1]) ||
-			len(o.queue[last]) == cap(o.queue[last]) {
+		last := len(q.pieces) - 1
+		if last < 0 || q.pieces[last].b == nil || q.pieces[last].b.w == len(q.pieces[last].b.data) {
 			b := getBuffer()
-			o.pooled = append(o.pooled, b)
-			o.queue = append(o.queue, b[:0])
+			q.pieces = append(q.pieces, piece{p: b.data[:0], b: b})
 			last++
 		}
-		b := o.queue[last]
-		n := copy(b[len(b):cap(b)], p)
-		o.queue[last] = b[:len(b)+n]
+		b := q.pieces[last].b
+		n := copy(b.data[b.w:], p)
+		b.w += n
+		q.pieces[last].p = q.pieces[last].p[:len(q.pieces[last].p)+n]
 		p = p[n:]
 	}
 }
 
-// isLent reports whether p is the end of the lent payload, of which gorilla keeps the beginning for its own buffer.
-func (o *output) isLent(p []byte) bool {
-	return len(p) > 0 && len(p) <= len(o.lent) && &p[len(p)-1] == &o.lent[len(o.lent)-1]
+func (o *output) getQueue() *queue {
+	if o.queue == nil {
+		o.queue = queues.Get().(*queue)
+	}
+	return o.queue
 }
 
-// sameBuffer reports whether b lies at the end of the pooled buffer.
-func sameBuffer(b, pooled []byte) bool {
-	return cap(b) > 0 && &b[:cap(b)][cap(b)-1] == &pooled[:cap(pooled)][cap(pooled)-1]
+// isLent reports whether p is the end of the lent payload, of which gorilla keeps the beginning for its own buffer.
+func (q *queue) isLent(p []byte) bool {
+	return len(p) <= len(q.lent) && &p[len(p)-1] == &q.lent[len(q.lent)-1]
 }
+
+// waits reports whether there is something in the queue.
+func (o *output) waits() bool { return o.queue != nil && len(o.queue.pieces) > 0 }
 
 // Hold keeps bytes back until Release, so that a message of several writes leaves in one system call.
-func (o *output) Hold() {
-	o.mu.Lock()
-	o.holds++
-	o.mu.Unlock()
+func (c *Conn) Hold() {
+	c.mu.Lock()
+	c.holds++
+	c.mu.Unlock()
 }
 
 // Release ends a Hold.
-func (o *output) Release() {
-	o.mu.Lock()
-	o.holds--
-	o.mu.Unlock()
-	o.carry()
+func (c *Conn) Release() {
+	c.mu.Lock()
+	c.holds--
+	c.letGo()
+	c.carryAndUnlock()
+}
+
+// ReleaseSoon is Release for who writes to many sockets: where a loop can bring the bytes to the network, it will do so
+// right after, for all of them in turn. What is written until then leaves with them.
+func (c *Conn) ReleaseSoon() {
+	c.mu.Lock()
+	c.holds--
+	c.letGo()
+	if !c.taken() {
+		c.carryAndUnlock()
+		return
+	}
+	known := c.soon
+	c.soon = true
+	c.mu.Unlock()
+	if !known {
+		c.carrySoon()
+	}
+}
+
+// letGo sees to it that what is being gathered does not wait for long. The caller has the lock.
+func (c *Conn) letGo() {
+	switch {
+	case c.gathering == no:
+	case c.queued-c.written >= gatherSize:
+		c.endGather()
+	case c.gathering == untilRead && !c.scheduled && c.waits():
+		c.scheduled = true
+		go c.scatterLater()
+	}
+}
+
+// A gathering is why bytes are held back that nobody has called Hold for.
+type gathering uint8
+
+const (
+	no        gathering = iota
+	untilRead           // until the goroutine that reads has used up its input
+	untilTurn           // until the loop has finished with the socket, or is seen to be stuck with it
+)
+
+// Gather holds back what is written from now on, because the goroutine that reads is about to write more: it has input
+// left. Bytes leave when it comes back for more than it has, or as soon as a goroutine can run that is started with the
+// first of them: a program that writes and then does something else does not delay them. Only for the goroutine that
+// reads.
+func (c *Conn) Gather() { c.gather(untilRead) }
+
+// GatherTurn is Gather for an owner that is told of input: Scatter ends it, or the monitor of the loop.
+func (c *Conn) GatherTurn() { c.gather(untilTurn) }
+
+func (c *Conn) gather(why gathering) {
+	if c.gathers {
+		return
+	}
+	c.gathers = true
+	c.mu.Lock()
+	if c.gathering == no {
+		c.gathering = why
+		c.holds++
+	}
+	c.mu.Unlock()
+}
+
+// Scatter ends a Gather. Only for the goroutine that reads.
+func (c *Conn) Scatter() {
+	c.gathers = false
+	c.scatter()
+}
+
+// scatter lets go of what is held back.
+func (c *Conn) scatter() {
+	c.mu.Lock()
+	c.endGather()
+	c.carryAndUnlock()
+}
+
+// endGather lets bytes leave again. The caller has the lock.
+func (c *Conn) endGather() {
+	if c.gathering != no {
+		c.gathering = no
+		c.holds--
+	}
+}
+
+func (c *Conn) scatterLater() {
+	c.mu.Lock()
+	c.scheduled = false
+	c.endGather()
+	c.carryAndUnlock()
 }
 
 // Lend is Hold, and makes it known that p, a payload about to be written, need not be copied until EndLend. Only one
 // goroutine at a time may lend.
-func (o *output) Lend(p []byte) {
-	o.mu.Lock()
-	o.holds++
-	o.lent = p
-	o.mu.Unlock()
+func (c *Conn) Lend(p []byte) {
+	c.mu.Lock()
+	c.holds++
+	c.getQueue().lent = p
+	c.mu.Unlock()
 }
 
 // EndLend says that the payload was written, but for Release. It must not be touched until WaitWritten has returned nil
 // for the mark, or Break has returned.
-func (o *output) EndLend() (mark uint64) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.lent = nil
-	return o.queued
+func (c *Conn) EndLend() (mark uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if q := c.queue; q != nil {
+		q.lent = nil
+		c.consume(0)
+	}
+	return c.queued
 }
 
-// carry brings the queue to the network unless somebody does so already. It does not wait: what the network does not
-// take at once is left to a goroutine of its own, the only one a slow peer costs.
-func (o *output) carry() {
-	batch, pooled := o.take()
-	if batch == nil {
+// carry brings the queue to the network unless somebody does so already. It does not wait: what the kernel does not take
+// at once is left to the descriptor's loop, or to a goroutine where there is none.
+func (c *Conn) carry() {
+	c.mu.Lock()
+	c.carryAndUnlock()
+}
+
+// carryAndUnlock is carry for who has the lock.
+func (c *Conn) carryAndUnlock() {
+	if c.busy || !c.waits() || !c.mayLeave() {
+		c.mu.Unlock()
 		return
 	}
-	if o.conn.raw == nil {
-		go o.pump(batch, pooled)
-		return
-	}
-	for round := 0; batch != nil; round++ {
-		if round == maxRounds {
-			go o.pump(batch, pooled)
-			return
-		}
-		n, err := writeNow(o.conn.raw, batch)
-		o.wrote(n)
-		if err != nil {
-			o.fail(err, true)
-			return
-		}
-		if batch = consume(batch, n); len(batch) > 0 {
-			go o.pump(batch, pooled)
-			return
-		}
-		batch, pooled = o.next(pooled)
+	c.busy = true
+	inline := c.taken() || c.queued-c.written <= inlineSize && c.writable()
+	batch := c.batch()
+	c.mu.Unlock()
+	switch {
+	case c.taken():
+		c.carryOn(batch)
+	case inline:
+		c.pump(batch, false)
+	default:
+		go c.pump(batch, true)
 	}
 }
+
+// mayLeave reports whether nothing holds bytes back. The caller has the lock.
+func (c *Conn) mayLeave() bool { return c.open && c.holds == 0 && c.err == nil }
+
+// inlineSize is how many bytes are written to a TLS connection by who brings them, when the TCP connection under it is
+// writable.
+const inlineSize = 2 << 10
 
 // maxRounds is how many times a goroutine that writes carries other goroutines' bytes along before it is let go.
 const maxRounds = 8
 
+// carryOn writes batch to the descriptor, and what comes meanwhile. The caller has made the Conn busy.
+func (c *Conn) carryOn(batch [][]byte) {
+	for round := 1; batch != nil; round++ {
+		n, err := c.writeVector(batch)
+		if err != nil && err != ErrNothing {
+			c.fail(err, true)
+			return
+		}
+		batch = c.wrote(n, err == ErrNothing)
+		switch {
+		case batch == nil:
+		case err == ErrNothing:
+			if err := c.awaitRoom(); err != nil && c.blocked.CompareAndSwap(true, false) {
+				c.fail(err, true)
+			}
+			return // the loop carries on
+		case round == maxRounds:
+			go c.carryOn(batch)
+			return
+		}
+	}
+}
+
+// unblock carries on where the kernel had no room.
+func (c *Conn) unblock() {
+	if c.blocked.Load() && c.blocked.CompareAndSwap(true, false) {
+		c.mu.Lock()
+		batch := c.batch()
+		c.mu.Unlock()
+		c.carryOn(batch)
+	}
+}
+
 // pumpSize is the most that one blocking write is given, so that a peer which takes bytes slowly is seen to take them.
 const pumpSize = 64 << 10
 
-// take claims the queue for carrying. It returns nil when there is nothing to carry or somebody else does.
-func (o *output) take() (batch net.Buffers, pooled [][]byte) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.busy || !o.open || o.holds > 0 || len(o.queue) == 0 || o.err != nil {
-		return nil, nil
-	}
-	o.busy = true
-	return o.claim()
-}
-
-func (o *output) claim() (batch net.Buffers, pooled [][]byte) {
-	batch, pooled = o.queue, o.pooled
-	o.queue, o.pooled = nil, nil
-	return batch, pooled
-}
-
-// next gives back the buffers of a batch that is written and claims what has come since. Where that is nothing, or
-// somebody holds it back, the carrying ends.
-func (o *output) next(done [][]byte) (batch net.Buffers, pooled [][]byte) {
-	for _, b := range done {
-		putBuffer(b)
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if len(o.queue) == 0 || o.holds > 0 || o.err != nil {
-		o.busy = false
-		o.wake()
-		return nil, nil
-	}
-	return o.claim()
-}
-
-// pump writes batch, and what comes meanwhile, and waits for the network where it must.
-func (o *output) pump(batch net.Buffers, pooled [][]byte) {
+// pump writes batch to a connection of the net package, and what comes meanwhile, and waits where it must. The caller has
+// made the Conn busy. Who must not wait writes one batch and leaves the rest to a goroutine.
+func (c *Conn) pump(batch [][]byte, mayWait bool) {
 	for batch != nil {
-		for len(batch) > 0 {
-			p := batch[0][:min(len(batch[0]), pumpSize)]
-			n, err := o.conn.net.Write(p)
-			o.wrote(n)
-			if err == nil && n < len(p) {
-				err = io.ErrShortWrite
-			}
-			if err != nil {
-				o.fail(err, true)
-				return
-			}
-			batch = consume(batch, n)
+		p := batch[0][:min(len(batch[0]), pumpSize)]
+		n, err := c.net.Write(p)
+		if err == nil && n < len(p) {
+			err = io.ErrShortWrite
 		}
-		batch, pooled = o.next(pooled)
+		if err != nil {
+			c.fail(err, true)
+			return
+		}
+		if batch = c.wrote(n, false); batch != nil && !mayWait {
+			go c.pump(batch, true)
+			return
+		}
 	}
 }
 
-// consume drops the first n bytes of b.
-func consume(b net.Buffers, n int) net.Buffers {
-	for n > 0 {
-		if n < len(b[0]) {
-			b[0] = b[0][n:]
-			break
-		}
-		n -= len(b[0])
-		b = b[1:]
+// batch returns what is to be written next, or nil where there is nothing or something holds it back; nobody is busy
+// then. The caller has the lock and is busy.
+func (c *Conn) batch() [][]byte {
+	if !c.waits() || !c.mayLeave() {
+		c.busy = false
+		c.progressed()
+		return nil
 	}
-	return b
+	q := c.queue
+	q.vector = q.vector[:0]
+	for _, piece := range q.pieces[:min(len(q.pieces), maxVector)] {
+		q.vector = append(q.vector, piece.p)
+	}
+	return q.vector
 }
 
-// wrote counts n bytes as written.
-func (o *output) wrote(n int) {
-	o.mu.Lock()
-	o.written += uint64(n)
-	o.wake()
-	o.mu.Unlock()
+// wrote takes the first n bytes out of the queue, which were written, and returns what is to be written next, be it by
+// the loop when the kernel has room again.
+func (c *Conn) wrote(n int, full bool) [][]byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.written += uint64(n)
+	if c.err == nil {
+		c.consume(n)
+	}
+	if n > 0 {
+		c.progressed()
+	}
+	batch := c.batch()
+	c.blocked.Store(full && batch != nil)
+	return batch
 }
 
-func (o *output) wake() {
+// consume drops the first n bytes of the queue.
+func (o *output) consume(n int) {
+	q := o.queue
+	done := 0
+	for done < len(q.pieces) && n >= len(q.pieces[done].p) {
+		n -= len(q.pieces[done].p)
+		if b := q.pieces[done].b; b != nil {
+			putBuffer(b)
+		}
+		done++
+	}
+	if n > 0 {
+		q.pieces[done].p = q.pieces[done].p[n:]
+	}
+	rest := copy(q.pieces, q.pieces[done:])
+	clear(q.pieces[rest:])
+	q.pieces = q.pieces[:rest]
+	if rest == 0 && q.lent == nil {
+		clear(q.vector)
+		o.queue = nil
+		queues.Put(q)
+	}
+}
+
+// fail ends the output. With carrying, the caller was busy and stops.
+func (c *Conn) fail(err error, carrying bool) {
+	c.mu.Lock()
+	if carrying || c.blocked.CompareAndSwap(true, false) {
+		c.busy = false
+	}
+	first := c.err == nil
+	if first {
+		c.err = err
+		c.queue = nil // and its buffers, which somebody may be writing from
+	}
+	c.progressed()
+	c.mu.Unlock()
+	if first && carrying && c.owner != nil {
+		c.owner.Failed(err)
+	}
+}
+
+// progressed tells those who wait that something has changed. The caller has the lock.
+func (o *output) progressed() {
 	if o.progress != nil {
 		close(o.progress)
 		o.progress = nil
 	}
 }
 
-// fail ends the output. With carrying, the caller was carrying bytes and stops.
-func (o *output) fail(err error, carrying bool) {
-	o.mu.Lock()
-	if carrying {
-		o.busy = false
-	}
-	first := o.err == nil
-	if first {
-		o.err = err
-		o.queue, o.pooled = nil, nil
-	}
-	o.wake()
-	failed := o.failed
-	o.mu.Unlock()
-	if first && carrying && failed != nil {
-		failed(err)
-	}
-}
-
 // BytesToWrite returns how many bytes wait for the kernel to take them.
-func (o *output) BytesToWrite() int {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.err != nil {
+func (c *Conn) BytesToWrite() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
 		return 0
 	}
-	return int(o.queued - o.written)
+	return int(c.queued - c.written)
 }
 
 // Written returns how many bytes the kernel has taken.
-func (o *output) Written() uint64 {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.written
+func (c *Conn) Written() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.written
 }
 
 // WaitRoom waits until no more than n bytes are waiting.
-func (o *output) WaitRoom(ctx context.Context, n int) error {
-	return o.await(ctx, func() bool { return o.queued-o.written <= uint64(n) })
+func (c *Conn) WaitRoom(ctx context.Context, n int) error {
+	return c.awaitOutput(ctx, func() bool { return c.queued-c.written <= uint64(n) })
 }
 
 // WaitWritten waits until the kernel has all bytes up to mark.
-func (o *output) WaitWritten(ctx context.Context, mark uint64) error {
-	return o.await(ctx, func() bool { return o.written >= mark })
+func (c *Conn) WaitWritten(ctx context.Context, mark uint64) error {
+	return c.awaitOutput(ctx, func() bool { return c.written >= mark })
 }
 
 // Flush waits until the kernel has all bytes that were taken in before the call.
-func (o *output) Flush(ctx context.Context) error {
-	o.mu.Lock()
-	mark := o.queued
-	o.mu.Unlock()
-	return o.WaitWritten(ctx, mark)
+func (c *Conn) Flush(ctx context.Context) error {
+	c.mu.Lock()
+	mark := c.queued
+	c.mu.Unlock()
+	return c.WaitWritten(ctx, mark)
 }
 
-// await waits until ok, asked under the lock, is true.
-func (o *output) await(ctx context.Context, ok func() bool) error {
+// awaitOutput waits until ok, asked under the lock, is true. Nothing is gathered meanwhile.
+func (c *Conn) awaitOutput(ctx context.Context, ok func() bool) error {
 	for {
-		o.mu.Lock()
-		if ok() || o.err != nil {
-			err := o.err
+		c.mu.Lock()
+		if ok() || c.err != nil {
+			err := c.err
 			if ok() {
 				err = nil
 			}
-			o.mu.Unlock()
+			c.mu.Unlock()
 			return err
 		}
-		progress := o.onProgress()
-		o.mu.Unlock()
+		if c.gathering != no {
+			c.endGather()
+			c.carryAndUnlock()
+			continue
+		}
+		progress := c.onProgress()
+		c.mu.Unlock()
 
 		select {
 		case <-progress:
@@ -320,16 +502,16 @@ func (o *output) onProgress() <-chan struct{} {
 }
 
 // Break closes the connection and waits until nobody writes from lent memory any more.
-func (o *output) Break() {
-	o.conn.Close()
+func (c *Conn) Break() {
+	c.Close()
 	for {
-		o.mu.Lock()
-		if !o.busy {
-			o.mu.Unlock()
+		c.mu.Lock()
+		if !c.busy {
+			c.mu.Unlock()
 			return
 		}
-		progress := o.onProgress()
-		o.mu.Unlock()
+		progress := c.onProgress()
+		c.mu.Unlock()
 		<-progress
 	}
 }

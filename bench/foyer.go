@@ -1,0 +1,110 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"sync"
+
+	"github.com/foyerws/foyer"
+)
+
+func newFoyer(o options) *foyer.Handler {
+	return &foyer.Handler{MaxPending: -1, Compression: o.deflate}
+}
+
+func serveFoyer(o options) error {
+	h := newFoyer(o)
+	go echoEvents(h)
+	return listenAndServe(h, o)
+}
+
+func serveFoyerHTTP(o options) error {
+	h := newFoyer(o)
+	go echoEvents(h)
+	return serveHTTP(o, h)
+}
+
+func serveFoyerRead(o options) error {
+	h := newFoyer(o)
+	var all foyerRoom
+	go h.ForEach(context.Background(), func(ctx context.Context, s *foyer.Socket) {
+		broadcast := s.Request().URL.Path == "/broadcast"
+		if broadcast {
+			all.join(s)
+			defer all.leave(s)
+		}
+		for {
+			t, p, err := s.Read(ctx)
+			if err != nil {
+				return
+			}
+			if broadcast {
+				all.send(t, p)
+			} else if s.Write(ctx, t, p) != nil {
+				return
+			}
+		}
+	})
+	return listenAndServe(h, o)
+}
+
+// listenAndServe serves h without net/http.
+func listenAndServe(h *foyer.Handler, o options) error {
+	s := &foyer.Server{Handler: h, TLSConfig: o.tls}
+	if err := s.Listen("tcp4", "127.0.0.1:0"); err != nil {
+		return err
+	}
+	announce(s.Addr())
+	select {}
+}
+
+// echoEvents echoes with callbacks.
+func echoEvents(h *foyer.Handler) {
+	var all foyerRoom
+	echo := &foyer.Events{Message: func(s *foyer.Socket, t foyer.MessageType, p []byte) { s.Write(context.Background(), t, p) }}
+	for s := range h.Sockets(context.Background()) {
+		if s.Request().URL.Path != "/broadcast" {
+			s.Listen(*echo)
+			continue
+		}
+		all.join(s)
+		s.Listen(foyer.Events{
+			Message: func(_ *foyer.Socket, t foyer.MessageType, p []byte) { all.send(t, p) },
+			Closed:  func(s *foyer.Socket, _ foyer.CloseCode, _ string) { all.leave(s) },
+		})
+	}
+}
+
+// A foyerRoom is the sockets at /broadcast.
+type foyerRoom struct {
+	mu      sync.Mutex
+	sockets map[*foyer.Socket]struct{}
+}
+
+func (r *foyerRoom) join(s *foyer.Socket) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sockets == nil {
+		r.sockets = make(map[*foyer.Socket]struct{})
+	}
+	r.sockets[s] = struct{}{}
+}
+
+func (r *foyerRoom) leave(s *foyer.Socket) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.sockets, s)
+}
+
+func (r *foyerRoom) send(t foyer.MessageType, p []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	foyer.Broadcast(func(yield func(*foyer.Socket) bool) {
+		for s := range r.sockets {
+			if !yield(s) {
+				return
+			}
+		}
+	}, t, p)
+}

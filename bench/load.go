@@ -1,0 +1,565 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"compress/flate"
+	"crypto/tls"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A workload is one kind of load.
+type workload struct {
+	name  string
+	about string
+	unit  string
+	run   func(l *load) (result, error)
+}
+
+var workloads = []workload{
+	{"handshake", "connect, upgrade, hang up; 16 at a time", "handshakes", (*load).handshakes},
+	{"pingpong", "64 connections, 128 B text, one in flight", "messages", func(l *load) (result, error) { return l.echo(64, 1, 1, 128) }},
+	{"pipelined", "64 connections, 128 B text, 32 in flight", "messages", func(l *load) (result, error) { return l.echo(64, 32, 1, 128) }},
+	{"large", "8 connections, 64 KiB binary, one in flight", "messages", func(l *load) (result, error) { return l.echo(8, 1, 2, 64<<10) }},
+	{"idle", "connections that say nothing", "connections", (*load).idle},
+	{"broadcast", "1,000 receivers, 128 B text, 8 in flight", "deliveries", (*load).broadcast},
+	{"tls", "64 connections, 128 B text, one in flight, over TLS", "messages", (*load).tls},
+	{"compressed", "64 connections, 1 KiB JSON, one in flight, permessage-deflate", "messages", (*load).compressed},
+}
+
+// A load is the load generator.
+type load struct {
+	bare     bool // the server knows no WebSocket
+	port     int
+	pid      int // the server's
+	duration time.Duration
+	count    int // connections of the workload idle
+}
+
+const warmUp = 300 * time.Millisecond
+
+// loadCommand is the process of the load generator. It prints a result.
+func loadCommand(args []string) error {
+	i := slices.IndexFunc(workloads, func(w workload) bool { return w.name == args[0] })
+	if i < 0 || len(args) != 6 {
+		return errors.New("the command load is for the command run")
+	}
+	l := &load{bare: args[1] == "tcp"}
+	l.port, _ = strconv.Atoi(args[2])
+	l.pid, _ = strconv.Atoi(args[3])
+	seconds, _ := strconv.ParseFloat(args[4], 64)
+	l.duration = time.Duration(seconds * float64(time.Second))
+	l.count, _ = strconv.Atoi(args[5])
+	files, err := raiseFileLimit()
+	if err != nil {
+		return err
+	}
+	l.count = min(l.count, files-100)
+	r, err := workloads[i].run(l)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(r)
+}
+
+// A meter measures what the server does between its making and stop.
+type meter struct {
+	pid   int
+	begin time.Time
+	cpu   time.Duration
+}
+
+func newMeter(pid int) (meter, error) {
+	cpu, err := cpuTime(pid)
+	return meter{pid, time.Now(), cpu}, err
+}
+
+func (m meter) stop(units int64) (result, error) {
+	cpu, err := cpuTime(m.pid)
+	if err != nil {
+		return result{}, err
+	}
+	return result{
+		Rate: float64(units) / time.Since(m.begin).Seconds(),
+		CPU:  float64((cpu - m.cpu).Nanoseconds()) / 1e3 / float64(max(units, 1)),
+	}, nil
+}
+
+const upgradeRequest = "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+	"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s\r\n"
+
+// connect opens a connection and performs the handshake on it. The source addresses differ, so that there are ports
+// enough.
+func (l *load) connect(i int, path, header string) (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	fail := func(err error) (int, error) {
+		unix.Close(fd)
+		return -1, err
+	}
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
+		return fail(err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, byte(1 + i%16)}}); err != nil {
+		return fail(err)
+	}
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: l.port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		return fail(err)
+	}
+	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	if l.bare {
+		return fd, nil
+	}
+	if _, err := unix.Write(fd, fmt.Appendf(nil, upgradeRequest, path, header)); err != nil {
+		return fail(err)
+	}
+	if err := readAnswer(fd); err != nil {
+		return fail(err)
+	}
+	return fd, nil
+}
+
+// readAnswer reads the answer to a handshake, which must be a 101 and have nothing behind it.
+func readAnswer(fd int) error {
+	var b [4096]byte
+	n := 0
+	for !bytes.HasSuffix(b[:n], []byte("\r\n\r\n")) {
+		m, err := unix.Read(fd, b[n:])
+		if m <= 0 || err != nil {
+			return fmt.Errorf("answer %q: %w", b[:n], errors.Join(err, io.ErrUnexpectedEOF))
+		}
+		n += m
+	}
+	if !bytes.HasPrefix(b[:n], []byte("HTTP/1.1 101 ")) {
+		return fmt.Errorf("answer %q", b[:n])
+	}
+	return nil
+}
+
+// connectAll opens n connections, a few at a time.
+func (l *load) connectAll(n int, path string) ([]int, error) {
+	fds := make([]int, n)
+	var next atomic.Int64
+	var failed error
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
+				fd, err := l.connect(int(i), path, "")
+				fds[i] = fd
+				if err != nil {
+					mu.Lock()
+					failed = err
+					mu.Unlock()
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return fds, failed
+}
+
+// frame returns a frame as a client sends it, or with a nil mask as a server does.
+func frame(b0 byte, payload []byte, mask []byte) []byte {
+	b := []byte{b0}
+	masked := byte(0)
+	if mask != nil {
+		masked = 0x80
+	}
+	switch n := len(payload); {
+	case n < 126:
+		b = append(b, masked|byte(n))
+	case n < 1<<16:
+		b = binary.BigEndian.AppendUint16(append(b, masked|126), uint16(n))
+	default:
+		b = binary.BigEndian.AppendUint64(append(b, masked|127), uint64(n))
+	}
+	b = append(b, mask...)
+	at := len(b)
+	b = append(b, payload...)
+	if mask != nil {
+		for i := range b[at:] {
+			b[at+i] ^= mask[i&3]
+		}
+	}
+	return b
+}
+
+var mask = []byte{0x12, 0x34, 0x56, 0x78}
+
+// text returns n bytes of text.
+func text(n int) []byte {
+	return []byte(strings.Repeat("The quick brown fox jumps over the lazy dog. ", n/45+1)[:n])
+}
+
+// frames returns a frame to send and the one that must come back.
+func (l *load) frames(opcode byte, size int) (send, want []byte) {
+	want = frame(0x80|opcode, text(size), nil)
+	if l.bare {
+		return want, want
+	}
+	return frame(0x80|opcode, text(size), mask), want
+}
+
+// echo keeps window messages in flight on each of n connections.
+func (l *load) echo(n, window int, opcode byte, size int) (result, error) {
+	fds, err := l.connectAll(n, "/")
+	if err != nil {
+		return result{}, err
+	}
+	send, want := l.frames(opcode, size)
+	p, err := newPeers(fds, bytes.Repeat(send, window), len(send), want)
+	if err != nil {
+		return result{}, err
+	}
+	p.timed = window == 1
+	for _, c := range p.all {
+		if err := p.send(c, window); err != nil {
+			return result{}, err
+		}
+	}
+	again := func(c *peer, n int) error { return p.send(c, n) }
+	if err := p.runFor(warmUp, again); err != nil {
+		return result{}, err
+	}
+	p.received, p.latencies = 0, p.latencies[:0]
+	m, err := newMeter(l.pid)
+	if err != nil {
+		return result{}, err
+	}
+	if err := p.runFor(l.duration, again); err != nil {
+		return result{}, err
+	}
+	r, err := m.stop(p.received)
+	r.P99 = percentile(p.latencies, 0.99)
+	return r, err
+}
+
+// broadcast has one connection of a thousand send, so that eight messages are on their way to all.
+func (l *load) broadcast() (result, error) {
+	const receivers, inFlight = 1000, 8
+	fds, err := l.connectAll(receivers, "/broadcast")
+	if err != nil {
+		return result{}, err
+	}
+	time.Sleep(200 * time.Millisecond) // until the server has everybody in the room
+	send, want := l.frames(1, 128)
+	p, err := newPeers(fds, bytes.Repeat(send, inFlight), len(send), want)
+	if err != nil {
+		return result{}, err
+	}
+	sender, sent := p.all[0], int64(inFlight)
+	if err := p.send(sender, inFlight); err != nil {
+		return result{}, err
+	}
+	again := func(*peer, int) error {
+		n := int(p.received/receivers + inFlight - sent)
+		sent += int64(n)
+		return p.send(sender, n)
+	}
+	if err := p.runFor(warmUp, again); err != nil {
+		return result{}, err
+	}
+	begin := p.received
+	m, err := newMeter(l.pid)
+	if err != nil {
+		return result{}, err
+	}
+	if err := p.runFor(l.duration, again); err != nil {
+		return result{}, err
+	}
+	return m.stop(p.received - begin)
+}
+
+// handshakes connects and hangs up.
+func (l *load) handshakes() (result, error) {
+	var done atomic.Int64
+	var stop atomic.Bool
+	failed := make(chan error, 16)
+	for w := range 16 {
+		go func() {
+			for i := w; !stop.Load(); i += 16 {
+				fd, err := l.connect(i, "/", "")
+				if err != nil {
+					failed <- err
+					return
+				}
+				// A reset, so that no port is left waiting.
+				unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+				unix.Close(fd)
+				done.Add(1)
+			}
+			failed <- nil
+		}()
+	}
+	time.Sleep(warmUp)
+	m, err := newMeter(l.pid)
+	if err != nil {
+		return result{}, err
+	}
+	begin := done.Load()
+	time.Sleep(l.duration)
+	r, err := m.stop(done.Load() - begin)
+	stop.Store(true)
+	for range 16 {
+		err = errors.Join(err, <-failed)
+	}
+	return r, err
+}
+
+// idle opens many connections and looks at the server's memory, before and after one echo on each. The memory that the
+// first few of them cost, the program's own pages among it, does not count.
+func (l *load) idle() (result, error) {
+	first, err := l.connectAll(100, "/")
+	if err != nil {
+		return result{}, err
+	}
+	if err := l.echoOnce(first); err != nil {
+		return result{}, err
+	}
+	for _, fd := range first {
+		unix.Close(fd)
+	}
+	base, err := l.settled()
+	if err != nil {
+		return result{}, err
+	}
+	fds, err := l.connectAll(l.count, "/")
+	if err != nil {
+		return result{}, err
+	}
+	before, err := l.settled()
+	if err != nil {
+		return result{}, err
+	}
+	if err := l.echoOnce(fds); err != nil {
+		return result{}, err
+	}
+	after, err := l.settled()
+	n := float64(len(fds))
+	return result{Bytes: float64(before-base) / n, After: float64(after-base) / n}, err
+}
+
+// echoOnce sends a message on each connection and waits for all to come back.
+func (l *load) echoOnce(fds []int) error {
+	send, want := l.frames(1, 128)
+	p, err := newPeers(fds, send, len(send), want)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(p.epoll)
+	for _, c := range p.all {
+		if err := p.send(c, 1); err != nil {
+			return err
+		}
+	}
+	for deadline := time.Now().Add(30 * time.Second); p.received < int64(len(fds)); {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%d of %d echoes came", p.received, len(fds))
+		}
+		if err := p.turn(func(*peer, int) error { return nil }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settled has the server give back what it can and returns its memory when that no longer changes.
+func (l *load) settled() (int, error) {
+	last := 0
+	for range 40 {
+		syscall.Kill(l.pid, syscall.SIGUSR1)
+		time.Sleep(250 * time.Millisecond)
+		now, err := resident(l.pid)
+		if err != nil {
+			return 0, err
+		}
+		if diff := now - last; diff < now/200 && -diff < now/200 {
+			return now, nil
+		}
+		last = now
+	}
+	return last, nil
+}
+
+// each runs f for n connections that dial opened, each on a goroutine of its own, for the duration.
+func (l *load) each(n int, dial func(i int) (net.Conn, *bufio.Reader, error), echo func(net.Conn, *bufio.Reader) error) (result, error) {
+	var done atomic.Int64
+	var stop atomic.Bool
+	var mu sync.Mutex
+	var latencies []int32
+	failed := make(chan error, n)
+	for i := range n {
+		go func() {
+			failed <- func() error {
+				conn, r, err := dial(i)
+				if err != nil {
+					return err
+				}
+				defer conn.Close()
+				var mine []int32
+				for !stop.Load() {
+					begin := time.Now()
+					if err := echo(conn, r); err != nil {
+						return err
+					}
+					mine = append(mine, int32(time.Since(begin).Microseconds()))
+					done.Add(1)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				latencies = append(latencies, mine...)
+				return nil
+			}()
+		}()
+	}
+	time.Sleep(2 * warmUp)
+	m, err := newMeter(l.pid)
+	if err != nil {
+		return result{}, err
+	}
+	begin := done.Load()
+	time.Sleep(l.duration)
+	r, err := m.stop(done.Load() - begin)
+	stop.Store(true)
+	for range n {
+		err = errors.Join(err, <-failed)
+	}
+	r.P99 = percentile(latencies, 0.99)
+	return r, err
+}
+
+func (l *load) tls() (result, error) {
+	config := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}
+	dial := func(int) (net.Conn, *bufio.Reader, error) {
+		conn, err := tls.Dial("tcp", l.addr(), config)
+		if err != nil {
+			return nil, nil, err
+		}
+		_, r, err := upgradeOn(conn, "")
+		return conn, r, err
+	}
+	send, want := l.frames(1, 128)
+	buffers := sync.Pool{New: func() any { b := make([]byte, len(want)); return &b }}
+	return l.each(64, dial, func(conn net.Conn, r *bufio.Reader) error {
+		held := buffers.Get().(*[]byte)
+		defer buffers.Put(held)
+		b := *held
+		if _, err := conn.Write(send); err != nil {
+			return err
+		}
+		if _, err := io.ReadFull(r, b); err != nil {
+			return err
+		}
+		if !bytes.Equal(b, want) {
+			return errors.New("the echo differs")
+		}
+		return nil
+	})
+}
+
+func (l *load) addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(l.port)) }
+
+// upgradeOn performs the handshake on conn and returns the header of the answer.
+func upgradeOn(conn net.Conn, header string) (http.Header, *bufio.Reader, error) {
+	if _, err := fmt.Fprintf(conn, upgradeRequest, "/", header); err != nil {
+		return nil, nil, err
+	}
+	r := bufio.NewReader(conn)
+	answer, err := http.ReadResponse(r, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	if answer.StatusCode != http.StatusSwitchingProtocols {
+		return nil, nil, errors.New(answer.Status)
+	}
+	return answer.Header, r, nil
+}
+
+// compressed sends a message that is compressed once, and inflates each one that comes back unless it is the same as the
+// last.
+func (l *load) compressed() (result, error) {
+	message := bytes.Repeat([]byte(`{"id":4711,"user":"alice","text":"see you at eight","tags":["a","b"]},`), 15)[:1024]
+	var deflated bytes.Buffer
+	w, _ := flate.NewWriter(&deflated, 1)
+	w.Write(message)
+	w.Flush()
+	send := frame(0x80|0x40|1, bytes.TrimSuffix(deflated.Bytes(), []byte("\x00\x00\xff\xff")), mask)
+	dial := func(int) (net.Conn, *bufio.Reader, error) {
+		conn, err := net.Dial("tcp", l.addr())
+		if err != nil {
+			return nil, nil, err
+		}
+		const offer = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n"
+		header, r, err := upgradeOn(conn, offer)
+		if err == nil && !strings.HasPrefix(header.Get("Sec-WebSocket-Extensions"), "permessage-deflate") {
+			err = errors.New("no compression")
+		}
+		return conn, r, err
+	}
+	var known sync.Map // payloads that were inflated and found right
+	return l.each(64, dial, func(conn net.Conn, r *bufio.Reader) error {
+		if _, err := conn.Write(send); err != nil {
+			return err
+		}
+		head, err := r.Peek(4)
+		if err != nil {
+			return err
+		}
+		size, header := int(head[1]), 2
+		if size == 126 {
+			size, header = int(binary.BigEndian.Uint16(head[2:])), 4
+		}
+		if _, err := r.Discard(header); err != nil {
+			return err
+		}
+		payload, err := r.Peek(size)
+		if err != nil {
+			return err
+		}
+		defer r.Discard(size)
+		if _, ok := known.Load(string(payload)); ok {
+			return nil
+		}
+		inflated, err := io.ReadAll(flate.NewReader(io.MultiReader(bytes.NewReader(payload), strings.NewReader("\x00\x00\xff\xff\x01\x00\x00\xff\xff"))))
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(inflated, message) {
+			return errors.New("the echo differs")
+		}
+		known.Store(string(payload), true)
+		return nil
+	})
+}
+
+// percentile returns the p-th of latencies, which are in microseconds.
+func percentile(latencies []int32, p float64) float64 {
+	if len(latencies) == 0 {
+		return 0
+	}
+	slices.Sort(latencies)
+	return float64(latencies[int(p*float64(len(latencies)-1))])
+}

@@ -1,0 +1,161 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The cores of the two sides.
+const (
+	serverCore = 0
+	loadCore   = 1
+)
+
+// A bench is one run: every workload against every server, rounds times in turn.
+type bench struct {
+	rounds    int
+	seconds   float64
+	idle      int
+	profile   string
+	servers   []server
+	workloads []workload
+
+	results map[string]map[string][]result // by workload and server
+}
+
+// A result is what one measurement gave. What a workload does not measure is 0.
+type result struct {
+	Rate    float64 // units of work a second
+	CPU     float64 // microseconds of the server's CPU time a unit
+	P99     float64 // microseconds
+	Bytes   float64 // resident, a connection, before anything was said
+	After   float64 // the same after one echo
+	Threads int     // goroutines of an idle server
+}
+
+func (b *bench) run() error {
+	b.results = make(map[string]map[string][]result)
+	for _, w := range b.workloads {
+		b.results[w.name] = make(map[string][]result)
+		for round := range b.rounds {
+			if w.name == "idle" && round > 0 {
+				break // it is steady, and slow
+			}
+			for _, s := range b.servers {
+				if !s.can(w.name) {
+					continue
+				}
+				r, err := b.measure(w, s)
+				if err != nil {
+					return fmt.Errorf("%s, %s: %w", w.name, s.name, err)
+				}
+				fmt.Fprintf(os.Stderr, "%-10s %-14s round %d: %+v\n", w.name, s.name, round+1, r)
+				b.results[w.name][s.name] = append(b.results[w.name][s.name], r)
+			}
+		}
+	}
+	return nil
+}
+
+// measure runs one server under one load.
+func (b *bench) measure(w workload, s server) (r result, err error) {
+	cmd, err := s.command(w.name)
+	if errors.Is(err, errNotInstalled) {
+		return r, nil
+	}
+	if err != nil {
+		return r, err
+	}
+	if b.profile != "" {
+		cmd.Env = append(os.Environ(), "BENCH_PROFILE="+b.profile+"/"+w.name+"-"+s.name+".pprof")
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return r, err
+	}
+	cmd.Stderr = os.Stderr
+	if err := startOn(cmd, serverCore); err != nil {
+		return r, err
+	}
+	defer func() {
+		cmd.Process.Signal(unix.SIGTERM)
+		killed := time.AfterFunc(3*time.Second, func() { cmd.Process.Kill() })
+		cmd.Wait()
+		killed.Stop()
+	}()
+	lines := bufio.NewScanner(stdout)
+	if !lines.Scan() {
+		return r, errors.New("the server did not say where it listens")
+	}
+	port := lines.Text()
+	goroutines := make(chan int, 16)
+	go func() {
+		for lines.Scan() {
+			if n, ok := strings.CutPrefix(lines.Text(), "gc goroutines="); ok {
+				count, _ := strconv.Atoi(n)
+				goroutines <- count
+			}
+		}
+	}()
+
+	self, err := os.Executable()
+	if err != nil {
+		return r, err
+	}
+	load := exec.Command(self, "load", w.name, s.name, port, strconv.Itoa(cmd.Process.Pid),
+		strconv.FormatFloat(b.seconds, 'f', -1, 64), strconv.Itoa(b.idle))
+	var out strings.Builder
+	load.Stdout, load.Stderr = &out, os.Stderr
+	if err := startOn(load, loadCore); err != nil {
+		return r, err
+	}
+	if err := load.Wait(); err != nil {
+		return r, err
+	}
+	for len(goroutines) > 0 {
+		r.Threads = <-goroutines
+	}
+	return r, json.Unmarshal([]byte(out.String()), &r)
+}
+
+// startOn starts cmd on one core: a child inherits the set of the thread that forked it.
+func startOn(cmd *exec.Cmd, core int) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var before, set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		return err
+	}
+	set.Set(core)
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
+		return err
+	}
+	defer unix.SchedSetaffinity(0, &before)
+	return cmd.Start()
+}
+
+// median returns the median of what get finds in rs, and 0 when nothing was measured.
+func median(rs []result, get func(result) float64) float64 {
+	var values []float64
+	for _, r := range rs {
+		values = append(values, get(r))
+	}
+	if len(values) == 0 {
+		return 0
+	}
+	slices.Sort(values)
+	return values[len(values)/2]
+}

@@ -1,0 +1,163 @@
+//go:build linux
+
+package main
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"runtime/pprof"
+	"slices"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A server is one of those that are compared. It echoes at /, and sends what comes at /broadcast to everybody there.
+type server struct {
+	name  string
+	about string
+	serve func(o options) error // nil: a program of its own
+	lacks []string              // workloads it has no part in
+}
+
+// options say what a server is measured with.
+type options struct {
+	deflate bool
+	tls     *tls.Config
+}
+
+// listen listens as most programs do, and tells where.
+func (o options) listen() (net.Listener, error) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err == nil {
+		announce(l.Addr())
+	}
+	return l, err
+}
+
+// announce tells the parent process where the server listens.
+func announce(addr net.Addr) { fmt.Println(addr.(*net.TCPAddr).Port) }
+
+// servers are in the order of the table.
+var servers = []server{
+	{name: "foyer", about: "Server, Events", serve: serveFoyer},
+	{name: "foyer-http", about: "net/http, Events", serve: serveFoyerHTTP},
+	{name: "foyer-read", about: "Server, Read and Write", serve: serveFoyerRead},
+	{name: "gorilla", about: "gorilla/websocket 1.5.3", serve: serveGorilla},
+	{name: "gorilla-tuned", about: "the same with WriteBufferPool and small buffers", serve: serveGorillaTuned},
+	{name: "coder", about: "coder/websocket 1.8.15", serve: serveCoder},
+	{name: "gws", about: "lxzan/gws 1.8.9", serve: serveGWS},
+	{name: "gobwas", about: "gobwas/ws 1.4.0, buffered", serve: serveGobwas, lacks: []string{"compressed"}},
+	{name: "melody", about: "olahol/melody 1.1.4", serve: serveMelody, lacks: []string{"compressed"}},
+	{name: "qt", about: "QWebSocketServer", lacks: []string{"tls", "compressed"}},
+	{name: "tcp", about: "bare TCP echo, no WebSocket", serve: serveTCP,
+		lacks: []string{"handshake", "idle", "broadcast", "tls", "compressed"}},
+}
+
+func (s *server) can(workload string) bool { return !slices.Contains(s.lacks, workload) }
+
+var errNotInstalled = errors.New("not installed")
+
+// command returns the program that serves.
+func (s *server) command(workload string) (*exec.Cmd, error) {
+	if s.serve == nil {
+		path, err := buildQt()
+		return exec.Command(path), err
+	}
+	self, err := os.Executable()
+	return exec.Command(self, "serve", s.name, workload), err
+}
+
+// buildQt compiles the C++ server, if Qt is there.
+func buildQt() (string, error) {
+	path := filepath.Join(os.TempDir(), "foyer-bench-qt")
+	flags, err := exec.Command("pkg-config", "--cflags", "--libs", "Qt6WebSockets").Output()
+	if err != nil {
+		return "", errNotInstalled
+	}
+	sh := fmt.Sprintf("g++ -O2 -fPIC -x c++ - -x none -o %s %s", path, flags)
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	cmd := exec.Command("sh", "-c", sh)
+	cmd.Stdin, err = qtSource.Open("qt/echo.cpp")
+	if err != nil {
+		return "", err
+	}
+	cmd.Stderr = os.Stderr
+	return path, cmd.Run()
+}
+
+// serveCommand is the server process: it prints its port, and on SIGUSR1 gives back what memory it can.
+func serveCommand(args []string) error {
+	name, workload := args[0], args[1]
+	i := slices.IndexFunc(servers, func(s server) bool { return s.name == name })
+	if i < 0 {
+		return fmt.Errorf("no server %q", name)
+	}
+	if _, err := raiseFileLimit(); err != nil {
+		return err
+	}
+	if path := os.Getenv("BENCH_PROFILE"); path != "" {
+		f, err := os.Create(path)
+		if err != nil {
+			return err
+		}
+		pprof.StartCPUProfile(f)
+	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGTERM)
+	go func() {
+		for s := range signals {
+			if s == syscall.SIGTERM {
+				pprof.StopCPUProfile()
+				os.Exit(0)
+			}
+			debug.FreeOSMemory()
+			fmt.Printf("gc goroutines=%d\n", runtime.NumGoroutine())
+		}
+	}()
+	o := options{deflate: workload == "compressed"}
+	if workload == "tls" {
+		var err error
+		if o.tls, err = selfSigned(); err != nil {
+			return err
+		}
+	}
+	return servers[i].serve(o)
+}
+
+// raiseFileLimit lets the process open as many files as it may, which root can extend, and returns how many that is.
+func raiseFileLimit() (int, error) {
+	limit := unix.Rlimit{Cur: 65536, Max: 65536}
+	if unix.Setrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
+		return int(limit.Cur), nil
+	}
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 0, err
+	}
+	limit.Cur = limit.Max
+	return int(limit.Cur), unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
+}
+
+// serveHTTP serves h with net/http.
+func serveHTTP(o options, h http.Handler) error {
+	l, err := o.listen()
+	if err != nil {
+		return err
+	}
+	srv := &http.Server{Handler: h, TLSConfig: o.tls}
+	if o.tls != nil {
+		return srv.ServeTLS(l, "", "")
+	}
+	return srv.Serve(l)
+}

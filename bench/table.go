@@ -1,0 +1,120 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"time"
+)
+
+// A column is something that a workload measures.
+type column struct {
+	workload string
+	head     string
+	get      func(result) float64
+	relative bool // to gorilla
+	less     bool // is better
+}
+
+var columns = []column{
+	{"pingpong", "ping-pong, rate", func(r result) float64 { return r.Rate }, true, false},
+	{"pingpong", "p99", func(r result) float64 { return r.P99 }, true, true},
+	{"pipelined", "pipelined, rate", func(r result) float64 { return r.Rate }, true, false},
+	{"pipelined", "CPU", func(r result) float64 { return r.CPU }, true, true},
+	{"large", "large, rate", func(r result) float64 { return r.Rate }, true, false},
+	{"broadcast", "broadcast, deliveries a CPU second", func(r result) float64 { return inverse(r.CPU) }, true, false},
+	{"handshake", "handshake, CPU", func(r result) float64 { return r.CPU }, true, true},
+	{"tls", "TLS ping-pong, rate", func(r result) float64 { return r.Rate }, true, false},
+	{"compressed", "compressed, rate", func(r result) float64 { return r.Rate }, true, false},
+	{"idle", "idle, bytes", func(r result) float64 { return r.Bytes }, false, true},
+	{"idle", "after one echo", func(r result) float64 { return r.After }, false, true},
+}
+
+func inverse(x float64) float64 {
+	if x == 0 {
+		return 0
+	}
+	return 1 / x
+}
+
+// value returns what the table says of a server, and false if there is nothing to say.
+func (b *bench) value(c column, server string) (float64, bool) {
+	rs := b.results[c.workload]
+	v := median(rs[server], c.get)
+	if c.relative {
+		v /= median(rs["gorilla"], c.get)
+	}
+	return v, v > 0 && !math.IsInf(v, 0) && !math.IsNaN(v)
+}
+
+// table returns what was measured in Markdown.
+func (b *bench) table() string {
+	var s strings.Builder
+	s.WriteString("| |")
+	for _, c := range columns {
+		if b.results[c.workload] != nil {
+			s.WriteString(" " + c.head + " |")
+		}
+	}
+	s.WriteString("\n| --- |")
+	for _, c := range columns {
+		if b.results[c.workload] != nil {
+			s.WriteString(" ---: |")
+		}
+	}
+	s.WriteString("\n")
+	for _, srv := range b.servers {
+		fmt.Fprintf(&s, "| %s |", srv.title())
+		for _, c := range columns {
+			if b.results[c.workload] == nil {
+				continue
+			}
+			switch v, ok := b.value(c, srv.name); {
+			case !ok:
+				s.WriteString(" |")
+			case c.relative:
+				fmt.Fprintf(&s, " %s |", significant(v))
+			default:
+				fmt.Fprintf(&s, " %s |", thousands(v))
+			}
+		}
+		s.WriteString("\n")
+	}
+	fmt.Fprintf(&s, "\nRatios to gorilla, medians of %d rounds, %s; %s; %s. ", b.rounds, time.Now().Format("2006-01-02"), machine(), "server on one core, load on another")
+	for i, w := range b.workloads {
+		if i > 0 {
+			s.WriteString("; ")
+		}
+		fmt.Fprintf(&s, "%s: %s", w.name, w.about)
+	}
+	s.WriteString(".\n")
+	return s.String()
+}
+
+func (s *server) title() string {
+	if strings.HasPrefix(s.name, "foyer") {
+		return "**foyer**, " + s.about
+	}
+	return s.about
+}
+
+// significant formats a ratio.
+func significant(v float64) string {
+	switch {
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	default:
+		return fmt.Sprintf("%.2f", v)
+	}
+}
+
+// thousands formats a number of bytes.
+func thousands(v float64) string {
+	n := int(v+5) / 10 * 10
+	if n < 1000 {
+		return fmt.Sprint(n)
+	}
+	return fmt.Sprintf("%d,%03d", n/1000, n%1000)
+}

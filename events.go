@@ -1,0 +1,388 @@
+package foyer
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/foyerws/foyer/internal/wire"
+)
+
+// Events are functions that a Socket calls from [Socket.Listen] on, instead of being read from. Each may be nil.
+//
+// The functions of one socket are called one after the other, in the order in which things happened, and never two at
+// once; those of different sockets run at the same time. A function may take its time, and may block: that delays what
+// comes for its own socket, and no other. A panic in one ends its socket with CloseInternalServerErr and is reported as
+// that of a ForEach function is.
+//
+// On Linux a socket that waits for input over TCP or a Unix socket has no goroutine: its functions run on a goroutine
+// that serves many. Elsewhere, and over TLS, it has one.
+type Events struct {
+	// Message is called for each message. p is valid until it returns. Text is valid UTF-8.
+	//
+	// What is written to the socket meanwhile leaves together, in one system call, when the messages that have come are
+	// dealt with, or after about a millisecond if that takes longer.
+	Message func(s *Socket, t MessageType, p []byte)
+
+	// Pong is called for each pong from the peer; elapsed is the time since the Ping that it answers, 0 if it answers
+	// none. payload is valid until it returns.
+	Pong func(s *Socket, elapsed time.Duration, payload []byte)
+
+	// StateChanged is called when the socket is Closing, which an aborted one never is, and when it is Closed.
+	StateChanged func(s *Socket, state State)
+
+	// Error is called before Closed when the socket did not end with a close handshake. The error is that of Err.
+	Error func(s *Socket, err error)
+
+	// Closing is called before a close frame is sent, be it ours or our answer to the peer's. What it writes still
+	// goes out before that.
+	Closing func(s *Socket)
+
+	// Closed is called last, and always.
+	Closed func(s *Socket, code CloseCode, reason string)
+}
+
+// Listen has the socket call the functions of e from now on, until it has ended, and returns at once. It takes the place
+// of Read: what was not read of a message is dropped, and Read and Reader return ErrReading from now on. It panics if
+// the socket listens already or a Read is under way.
+//
+// On a socket that listens, Close does not wait for the end of the close handshake: it returns at once, and the end is
+// told by Closed. Where there is a function Closing, the close frame is sent after that has returned. A socket that listens
+// outlives the ForEach function that it was given to.
+func (s *Socket) Listen(e Events) {
+	l := &listener{Events: e}
+	l.turns.begin()
+	reads := s.reading.CompareAndSwap(false, true)
+	if !reads && s.State() == Open || !s.events.CompareAndSwap(nil, l) {
+		panic("foyer: Listen on a socket that is being read, or listens")
+	}
+	if s.State() != Open {
+		s.announce()
+	}
+	switch {
+	case !reads: // the close handshake does
+	case !s.wire.Attend():
+		go s.converse(l)
+	case !s.wire.Idle() || s.message != nil || !l.turns.end():
+		go s.turn(l, false)
+	}
+}
+
+// A listener is a socket's Events and where their calls stand.
+type listener struct {
+	Events
+	turns turns // of the reading side
+
+	calls  sync.Mutex // held while a function is called; guards:
+	told   State      // the last that StateChanged was told
+	warned bool       // Closing was called
+	failed bool       // Error was called, if it had to be
+	over   bool       // Closed was called
+
+	sent    atomic.Bool               // the close frame
+	pending atomic.Bool               // something else than a message is to be told
+	asked   atomic.Pointer[closeCall] // a close frame is to be sent after Closing
+}
+
+// A closeCall is what Close was called with.
+type closeCall struct {
+	code   CloseCode
+	reason string
+}
+
+// turns lets one goroutine at a time serve a socket. Who comes meanwhile has it serve once more.
+type turns struct{ state atomic.Int32 }
+
+const (
+	idle int32 = iota
+	serving
+	servingAgain
+)
+
+// begin begins a turn, and reports false when one is under way, which will be followed by another.
+func (t *turns) begin() bool {
+	for {
+		if t.state.CompareAndSwap(idle, serving) {
+			return true
+		}
+		if t.state.CompareAndSwap(serving, servingAgain) || t.state.Load() == servingAgain {
+			return false
+		}
+	}
+}
+
+// end ends a turn, and reports false when another must follow, which has begun.
+func (t *turns) end() bool {
+	if t.state.CompareAndSwap(serving, idle) {
+		return true
+	}
+	t.state.Store(serving)
+	return false
+}
+
+func (t *turns) idle() bool { return t.state.Load() == idle }
+
+// ready is told by a loop that something has come.
+func (s *Socket) ready(onLoop bool) {
+	if l := s.events.Load(); l.turns.begin() {
+		s.turn(l, onLoop)
+	}
+}
+
+// turn serves what has come, without waiting for more. The caller has begun it.
+func (s *Socket) turn(l *listener, onLoop bool) {
+	for ; ; onLoop = false { // which may have been taken over meanwhile
+		if onLoop {
+			s.wire.GatherTurn()
+		} else {
+			s.wire.Gather()
+		}
+		long := s.serve(l)
+		s.wire.Scatter()
+		switch {
+		case long:
+			go s.converse(l)
+			return
+		case s.State() == Closed:
+			s.wire.Forget()
+			return // and no turn begins any more
+		case l.turns.end():
+			return
+		}
+	}
+}
+
+// serve hands over the messages that are there. It reports true when there is one that it might have to wait for.
+func (s *Socket) serve(l *listener) (long bool) {
+	served := false
+	defer func() {
+		if !served {
+			s.abort(errGoexit)
+		}
+	}()
+	if s.message != nil && s.State() != Closed { // begun with a Reader
+		served = true
+		return true
+	}
+	for s.State() != Closed {
+		err := s.wire.Next()
+		if err == wire.ErrNothing {
+			break
+		}
+		if err != nil {
+			s.readFailed(background)
+			break
+		}
+		if s.wire.Long() {
+			served = true
+			return true
+		}
+		s.deliver(l)
+	}
+	served = true
+	return false
+}
+
+// converse serves the socket on a goroutine that may wait: for the end of a long message, or, where there is no loop to
+// do it, for every one. It continues a turn.
+func (s *Socket) converse(l *listener) {
+	served := false
+	defer func() {
+		if !served {
+			s.abort(errGoexit)
+		}
+	}()
+	for s.nextMessage(background) == nil {
+		s.deliver(l)
+		if s.wire.Attended() {
+			break
+		}
+		if s.wire.Unread() {
+			s.wire.Gather()
+		}
+	}
+	served = true
+	if s.wire.Attended() {
+		s.turn(l, false)
+		return
+	}
+	s.wire.Forget()
+}
+
+var errGoexit = errors.New("foyer: a function of the socket's Events ended its goroutine")
+
+// messages are buffers for messages that are read through gorilla.
+var messages = sync.Pool{New: func() any { return new([]byte) }}
+
+// maxPooledMessage is the longest message whose buffer is kept.
+const maxPooledMessage = 1 << 20
+
+// deliver hands over the message at hand. A socket that is closing drops it.
+func (s *Socket) deliver(l *listener) {
+	if s.State() != Open {
+		if s.wire.Skip() != nil {
+			s.readFailed(background)
+		}
+		return
+	}
+	if t, p, ok, err := s.plain(); ok {
+		if err == nil {
+			s.messagesIn.Add(1)
+			l.message(s, t, p)
+		}
+		s.wire.Taken()
+		return
+	}
+	t, m, err := s.openMessage(background)
+	if err != nil {
+		return
+	}
+	b := messages.Get().(*[]byte)
+	if *b, err = m.readAll((*b)[:0]); err == nil {
+		l.message(s, t, *b)
+	}
+	if cap(*b) <= maxPooledMessage {
+		messages.Put(b)
+	}
+}
+
+func (l *listener) message(s *Socket, t MessageType, p []byte) {
+	l.calls.Lock()
+	defer s.called(l)
+	if l.Message != nil && l.told == Open {
+		l.Message(s, t, p)
+	}
+}
+
+func (l *listener) pong(s *Socket, elapsed time.Duration, payload []byte) {
+	l.calls.Lock()
+	defer s.called(l)
+	if l.Pong != nil && l.told == Open {
+		l.Pong(s, elapsed, payload)
+	}
+}
+
+// called ends a call of one of the functions.
+func (s *Socket) called(l *listener) {
+	v := recover()
+	l.calls.Unlock()
+	if v != nil {
+		s.config.reportPanic(v)
+		s.beginClose(CloseInternalServerErr, "")
+	}
+	s.settle(l)
+}
+
+// announce has a goroutine tell what has changed.
+func (s *Socket) announce() {
+	if l := s.events.Load(); l != nil {
+		l.pending.Store(true)
+		go s.settle(l)
+	}
+}
+
+// settle tells what has changed, unless a function is being called: then that is done afterwards.
+func (s *Socket) settle(l *listener) {
+	for l.pending.Load() && l.calls.TryLock() {
+		s.tellAndUnlock(l)
+	}
+}
+
+// tellAndUnlock tells what has changed. If a function ends the goroutine another goes on with the rest.
+func (s *Socket) tellAndUnlock(l *listener) {
+	returned := false
+	defer func() {
+		l.calls.Unlock()
+		if !returned {
+			s.announce()
+		}
+	}()
+	if l.pending.Swap(false) {
+		s.tell(l)
+	}
+	returned = true
+}
+
+// tell tells what has changed. The caller has l.calls.
+func (s *Socket) tell(l *listener) {
+	if asked := l.asked.Load(); asked != nil {
+		s.warn(l)
+		l.asked.Store(nil)
+		s.startClose(asked.code, asked.reason)
+	}
+	state := s.State()
+	if l.over {
+		return
+	}
+	if l.told == Open && (state == Closing || l.sent.Load()) {
+		l.told = Closing
+		s.contained(func() {
+			if l.StateChanged != nil {
+				l.StateChanged(s, Closing)
+			}
+		})
+	}
+	end := s.end()
+	if end == nil {
+		return
+	}
+	if s.wire.Attended() && l.turns.begin() {
+		s.wire.Forget() // and no turn begins any more
+	}
+	if !l.failed {
+		l.failed = true
+		s.contained(func() {
+			if l.Error != nil && end.Err != nil {
+				l.Error(s, end)
+			}
+		})
+	}
+	if l.told != Closed {
+		l.told = Closed
+		s.contained(func() {
+			if l.StateChanged != nil {
+				l.StateChanged(s, Closed)
+			}
+		})
+	}
+	l.over = true
+	s.contained(func() {
+		if l.Closed != nil {
+			l.Closed(s, end.Code, end.Reason)
+		}
+	})
+}
+
+// warn calls Closing, once. The caller has l.calls.
+func (s *Socket) warn(l *listener) {
+	if l.warned || l.over || s.State() != Open {
+		return
+	}
+	l.warned = true
+	s.contained(func() {
+		if l.Closing != nil {
+			l.Closing(s)
+		}
+	})
+}
+
+// warnReader is warn for the goroutine that reads, which calls no function at the time.
+func (s *Socket) warnReader() {
+	if l := s.events.Load(); l != nil {
+		l.calls.Lock()
+		defer s.settle(l)
+		defer l.calls.Unlock()
+		s.warn(l)
+	}
+}
+
+// contained calls f, which may panic.
+func (s *Socket) contained(f func()) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.config.reportPanic(v)
+		}
+	}()
+	f()
+}

@@ -1,0 +1,5 @@
+//go:build race
+
+package foyer
+
+const raceDetector = true

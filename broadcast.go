@@ -30,7 +30,7 @@ func (s *Socket) post(t MessageType, p []byte, prepared *websocket.PreparedMessa
 	}
 	s.wire.Hold()
 	var err error
-	if s.server && !s.deflate {
+	if !s.deflate {
 		err = encodePrepared(s.wire, prepared)
 	} else {
 		err = s.engine().WritePreparedMessage(prepared)

@@ -39,9 +39,22 @@ type config struct {
 
 	plain, deflated wire.Limits // without and with permessage-deflate
 	registry        *registry
-	pool            *pool // nil on a client
-	upgrader        *websocket.Upgrader
-	writeBuffers    sync.Pool // gorilla's, all of writeBufferSize
+	pool            *pool               // nil on a client
+	upgrader        *websocket.Upgrader // nil on a client
+	writeBuffers    sync.Pool           // gorilla's, all of writeBufferSize
+}
+
+// complete puts the defaults into a config that has what the program has set.
+func (c *config) complete(server bool, maxFrame int64) {
+	c.maxMessage = orDefault(c.maxMessage, defaultMaxMessageSize)
+	c.maxWrite = orDefault(c.maxWrite, defaultMaxWriteBuffer)
+	c.frameSize = max(c.frameSize, 0)
+	c.pingInterval = orDefault(c.pingInterval, defaultPingInterval)
+	c.pongTimeout = orDefault(max(c.pongTimeout, 0), defaultPongTimeout)
+	c.closeTimeout = orDefault(max(c.closeTimeout, 0), defaultCloseTimeout)
+	c.plain = wire.Limits{Server: server, MaxFrame: max(maxFrame, 0), MaxMessage: c.maxMessage}
+	c.deflated = c.plain
+	c.deflated.Compression = true
 }
 
 // orDefault puts the default in for 0, and 0, which then means none, for what is negative.

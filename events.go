@@ -25,9 +25,18 @@ type Events struct {
 	// dealt with, or after about a millisecond if that takes longer.
 	Message func(s *Socket, t MessageType, p []byte)
 
+	// Frame is called for each frame of a message as it comes in whole, and before Message; last says that it is the last
+	// of its message. p is valid until it returns. A frame may begin and end in the middle of a character of a text. A
+	// compressed message counts as one frame.
+	Frame func(s *Socket, t MessageType, p []byte, last bool)
+
 	// Pong is called for each pong from the peer; elapsed is the time since the Ping that it answers, 0 if it answers
 	// none. payload is valid until it returns.
 	Pong func(s *Socket, elapsed time.Duration, payload []byte)
+
+	// BytesWritten is called when the kernel has taken n bytes more, frame headers included. What was written meanwhile
+	// is told of in one call. Closed may come before the last bytes are told of.
+	BytesWritten func(s *Socket, n int)
 
 	// StateChanged is called when the socket is Closing, which an aborted one never is, and when it is Closed.
 	StateChanged func(s *Socket, state State)
@@ -53,6 +62,9 @@ type Events struct {
 func (s *Socket) Listen(e Events) {
 	l := &listener{Events: e}
 	l.turns.begin()
+	if e.BytesWritten != nil {
+		l.written = s.wire.TellWritten()
+	}
 	reads := s.reading.CompareAndSwap(false, true)
 	if !reads && s.State() == Open || !s.events.CompareAndSwap(nil, l) {
 		panic("foyer: Listen on a socket that is being read, or listens")
@@ -74,11 +86,12 @@ type listener struct {
 	Events
 	turns turns // of the reading side
 
-	calls  sync.Mutex // held while a function is called; guards:
-	told   State      // the last that StateChanged was told
-	warned bool       // Closing was called
-	failed bool       // Error was called, if it had to be
-	over   bool       // Closed was called
+	calls   sync.Mutex // held while a function is called; guards:
+	told    State      // the last that StateChanged was told
+	warned  bool       // Closing was called
+	failed  bool       // Error was called, if it had to be
+	written uint64     // bytes that BytesWritten was told of
+	over    bool       // Closed was called
 
 	sent    atomic.Bool               // the close frame
 	pending atomic.Bool               // something else than a message is to be told
@@ -229,6 +242,7 @@ func (s *Socket) deliver(l *listener) {
 	if t, p, ok, err := s.plain(); ok {
 		if err == nil {
 			s.messagesIn.Add(1)
+			l.frame(s, t, p, true)
 			l.message(s, t, p)
 		}
 		s.wire.Taken()
@@ -237,6 +251,9 @@ func (s *Socket) deliver(l *listener) {
 	t, m, err := s.openMessage(background)
 	if err != nil {
 		return
+	}
+	if l.Frame != nil {
+		m.onFrame = func(p []byte, last bool) { l.frame(s, t, p, last) }
 	}
 	b := messages.Get().(*[]byte)
 	if *b, err = m.readAll((*b)[:0]); err == nil {
@@ -252,6 +269,17 @@ func (l *listener) message(s *Socket, t MessageType, p []byte) {
 	defer s.called(l)
 	if l.Message != nil && l.told == Open {
 		l.Message(s, t, p)
+	}
+}
+
+func (l *listener) frame(s *Socket, t MessageType, p []byte, last bool) {
+	if l.Frame == nil {
+		return
+	}
+	l.calls.Lock()
+	defer s.called(l)
+	if l.told == Open {
+		l.Frame(s, t, p, last)
 	}
 }
 
@@ -274,10 +302,9 @@ func (s *Socket) called(l *listener) {
 	s.settle(l)
 }
 
-// announce has a goroutine tell what has changed.
+// announce has a goroutine tell what has changed, unless one is about to.
 func (s *Socket) announce() {
-	if l := s.events.Load(); l != nil {
-		l.pending.Store(true)
+	if l := s.events.Load(); l != nil && !l.pending.Swap(true) {
 		go s.settle(l)
 	}
 }
@@ -295,7 +322,8 @@ func (s *Socket) tellAndUnlock(l *listener) {
 	defer func() {
 		l.calls.Unlock()
 		if !returned {
-			s.announce()
+			l.pending.Store(true)
+			go s.settle(l)
 		}
 	}()
 	if l.pending.Swap(false) {
@@ -315,6 +343,7 @@ func (s *Socket) tell(l *listener) {
 	if l.over {
 		return
 	}
+	s.tellWritten(l)
 	if l.told == Open && (state == Closing || l.sent.Load()) {
 		l.told = Closing
 		s.contained(func() {
@@ -352,6 +381,18 @@ func (s *Socket) tell(l *listener) {
 			l.Closed(s, end.Code, end.Reason)
 		}
 	})
+}
+
+// tellWritten tells how many bytes were written since the last time. The caller has l.calls.
+func (s *Socket) tellWritten(l *listener) {
+	if l.BytesWritten == nil {
+		return
+	}
+	if written := s.wire.Written(); written > l.written {
+		n := written - l.written
+		l.written = written
+		s.contained(func() { l.BytesWritten(s, int(n)) })
+	}
 }
 
 // warn calls Closing, once. The caller has l.calls.

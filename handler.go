@@ -110,21 +110,19 @@ type Handler struct {
 func (h *Handler) init() {
 	h.once.Do(func() {
 		h.config = &config{
-			maxMessage:   orDefault(h.MaxMessageSize, defaultMaxMessageSize),
-			maxWrite:     orDefault(h.MaxWriteBuffer, defaultMaxWriteBuffer),
-			frameSize:    max(h.OutgoingFrameSize, 0),
+			maxMessage:   h.MaxMessageSize,
+			maxWrite:     h.MaxWriteBuffer,
+			frameSize:    h.OutgoingFrameSize,
 			compression:  h.Compression,
-			pingInterval: orDefault(h.PingInterval, defaultPingInterval),
-			pongTimeout:  orDefault(max(h.PongTimeout, 0), defaultPongTimeout),
-			closeTimeout: orDefault(max(h.CloseTimeout, 0), defaultCloseTimeout),
+			pingInterval: h.PingInterval,
+			pongTimeout:  h.PongTimeout,
+			closeTimeout: h.CloseTimeout,
 			logger:       h.Logger,
 			onError:      h.OnError,
 			registry:     &h.registry,
 			pool:         &h.pool,
 		}
-		h.config.plain = wire.Limits{Server: true, MaxFrame: max(h.MaxFrameSize, 0), MaxMessage: h.config.maxMessage}
-		h.config.deflated = h.config.plain
-		h.config.deflated.Compression = true
+		h.config.complete(true, h.MaxFrameSize)
 		h.config.upgrader = newUpgrader(h.config)
 		h.pool.limit(h.MaxPending)
 		h.name.Store(&h.ServerName)

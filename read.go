@@ -149,7 +149,10 @@ func (s *Socket) openMessage(ctx context.Context) (MessageType, *messageReader, 
 	if err != nil {
 		return 0, nil, s.readFailed(ctx)
 	}
-	s.message = &messageReader{socket: s, ctx: ctx, from: r, text: t == int(Text), frame: size}
+	s.message = &messageReader{socket: s, ctx: ctx, from: r, text: t == int(Text), first: size}
+	if s.wire.MidMessage() && !s.wire.Compressed() {
+		s.message.frame.end = s.wire.FrameEnd()
+	}
 	return MessageType(t), s.message, nil
 }
 
@@ -171,8 +174,11 @@ type messageReader struct {
 	from   io.Reader // gorilla's
 	text   bool
 	utf8   utf8Checker
-	frame  int64 // length of the first frame
+	first  int64 // length of the first frame
 	size   int64
+	frame  span // at hand, unless the message is compressed
+
+	onFrame func(p []byte, last bool) // gets each frame, if not nil
 
 	dropped  bool // a later call of Read or Reader reads the rest
 	complete bool // read to its end
@@ -213,19 +219,44 @@ func (m *messageReader) check(p []byte, err error) error {
 // readAll returns the whole message, behind what is in p.
 func (m *messageReader) readAll(p []byte) ([]byte, error) {
 	const guess = 64<<10 + 64 // what a peer may make us set aside by claiming that it will send more
-	p = slices.Grow(p, int(max(min(m.frame, guess), 512)))
+	p = slices.Grow(p, int(max(min(m.first, guess), 512)))
 	for {
 		n, err := m.Read(p[len(p):cap(p)])
 		p = p[:len(p)+n]
+		if err == io.EOF {
+			m.tellFrame(p[m.frame.begin:], true)
+			return p, nil
+		}
 		if err != nil {
-			if err == io.EOF {
-				err = nil
-			}
 			return p, err
+		}
+		if n > 0 && m.size == m.frame.end {
+			m.tellFrame(p[m.frame.begin:], false)
 		}
 		if len(p) == cap(p) {
 			p = append(p, 0)[:len(p)]
 		}
+	}
+}
+
+// A span is where a frame that is not the last of its message lies in it.
+type span struct{ begin, end int64 }
+
+// continues notes that the frame at hand is over and another begins.
+func (s *Socket) continues() {
+	m := s.message
+	if m == nil || s.wire.Compressed() {
+		return
+	}
+	if m.frame.begin == m.frame.end { // it was empty; others were told of with their last byte
+		m.tellFrame(nil, false)
+	}
+	m.frame = span{m.frame.end, s.wire.FrameEnd()}
+}
+
+func (m *messageReader) tellFrame(p []byte, last bool) {
+	if m.onFrame != nil {
+		m.onFrame(p, last)
 	}
 }
 

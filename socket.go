@@ -58,7 +58,7 @@ func (s State) String() string {
 	return "invalid state"
 }
 
-// A Socket is one WebSocket connection, on either side. It comes from a [Handler].
+// A Socket is one WebSocket connection, on either side. It comes from a [Handler] or from [Dial].
 //
 // All methods may be called from any goroutine at any time. Messages of concurrent writers do not mix. Only one
 // goroutine at a time can read; a second gets ErrReading. Pings from the peer are answered, and its close frame is
@@ -125,6 +125,8 @@ func (s *Socket) engine() *websocket.Conn {
 type owner Socket
 
 func (o *owner) Control(opcode byte, payload []byte) { (*Socket)(o).control(opcode, payload) }
+func (o *owner) Continues()                          { (*Socket)(o).continues() }
+func (o *owner) Wrote()                              { (*Socket)(o).announce() }
 func (o *owner) Failed(err error)                    { (*Socket)(o).abort(err) }
 func (o *owner) Ready(onLoop bool)                   { (*Socket)(o).ready(onLoop) }
 

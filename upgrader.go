@@ -253,34 +253,43 @@ func offersDeflate(values []string) bool {
 }
 
 func acceptable(offer string) bool {
-	name, params, more := strings.Cut(offer, ";")
+	params, ok := deflateParams(offer)
+	_, window := params["server_max_window_bits"]
+	return ok && !window
+}
+
+// deflateParams parses the offer or the acceptance of permessage-deflate, and reports false where it is of something
+// else, or malformed.
+func deflateParams(s string) (params map[string]string, ok bool) {
+	name, rest, more := strings.Cut(s, ";")
 	if strings.Trim(name, " \t") != "permessage-deflate" {
-		return false
+		return nil, false
 	}
-	seen := make(map[string]bool)
+	params, ok = make(map[string]string), true
 	for more {
 		var param string
-		param, params, more = strings.Cut(params, ";")
+		param, rest, more = strings.Cut(rest, ";")
 		key, value, hasValue := strings.Cut(param, "=")
 		key, value = strings.Trim(key, " \t"), strings.Trim(value, " \t")
-		if seen[key] {
-			return false
+		if _, twice := params[key]; twice {
+			return nil, false
 		}
-		seen[key] = true
+		params[key] = value
 		switch key {
 		case "server_no_context_takeover", "client_no_context_takeover":
-			if hasValue {
-				return false
-			}
+			ok = !hasValue
+		case "server_max_window_bits":
+			ok = validWindow(value)
 		case "client_max_window_bits":
-			if hasValue && !validWindow(value) {
-				return false
-			}
+			ok = !hasValue || validWindow(value)
 		default:
-			return false
+			ok = false
+		}
+		if !ok {
+			return nil, false
 		}
 	}
-	return true
+	return params, true
 }
 
 // validWindow reports whether s is a window size, which may be quoted: 8 to 15.
@@ -351,7 +360,7 @@ func newUpgrader(cfg *config) *websocket.Upgrader {
 		WriteBufferSize:   cfg.writeBufferSize(),
 		WriteBufferPool:   &cfg.writeBuffers,
 		CheckOrigin:       func(*http.Request) bool { return true },
-		EnableCompression: true, // where forGorilla offers it
+		EnableCompression: true, // where gorillaOn offers it
 	}
 }
 

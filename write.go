@@ -17,24 +17,24 @@ import (
 // When ctx ends while Write waits for room, nothing was sent and the socket stays as it is; when it ends in the middle of
 // a message of 16 KiB or more, the connection is broken.
 func (s *Socket) Write(ctx context.Context, t MessageType, p []byte) error {
-	return s.send(ctx, t, p, true)
+	return s.send(ctx, t, p, stream)
 }
 
 // SendText sends m as a text message, as Write does.
 func (s *Socket) SendText(ctx context.Context, m string) error {
-	return s.send(ctx, Text, []byte(m), true)
+	return s.send(ctx, Text, []byte(m), stream)
 }
 
 // SendBinary sends p as a binary message, as Write does.
 func (s *Socket) SendBinary(ctx context.Context, p []byte) error {
-	return s.send(ctx, Binary, p, true)
+	return s.send(ctx, Binary, p, stream)
 }
 
 // Post sends p as one message without ever waiting. Where Write would wait, because MaxWriteBuffer bytes are waiting
 // for the peer or a Writer is open, Post sends nothing and returns ErrWriteBufferFull. p is the caller's again when Post
 // returns.
 func (s *Socket) Post(t MessageType, p []byte) error {
-	return s.send(background, t, p, false)
+	return s.send(background, t, p, post)
 }
 
 // Flush waits until the kernel has everything that was written before the call.
@@ -65,23 +65,33 @@ func (s *Socket) Writer(ctx context.Context, t MessageType) (io.WriteCloser, err
 	return &messageWriter{socket: s, ctx: ctx, to: w}, nil
 }
 
-// send sends p as one message. With wait it waits for room, without it fails instead.
-func (s *Socket) send(ctx context.Context, t MessageType, p []byte, wait bool) error {
+// A patience says what to wait for with a message.
+type patience int
+
+const (
+	post   patience = iota // nothing
+	whole                  // room for all of it
+	stream                 // room, and with a long one until the kernel has it, so that no copy need be made
+)
+
+// send sends p as one message.
+func (s *Socket) send(ctx context.Context, t MessageType, p []byte, how patience) error {
 	ctx = s.plainContext(ctx)
-	if err := s.lockWrite(ctx, t, len(p), wait); err != nil {
+	if err := s.lockWrite(ctx, t, len(p), how != post); err != nil {
 		return err
 	}
-	if !s.server || s.deflate || s.config.frameSize > 0 && len(p) > s.config.frameSize {
-		return s.sendPieces(ctx, t, p, wait)
+	if s.deflate || s.config.frameSize > 0 && len(p) > s.config.frameSize {
+		return s.sendPieces(ctx, t, p, how)
 	}
 
-	lend := wait && len(p) >= wire.LendSize
+	long := how == stream && len(p) >= wire.LendSize
+	lend := long && s.server // a client's is copied, because it is masked
 	if lend {
 		s.wire.Lend(p)
 	}
 	err := encode(s.wire, t, p)
-	var mark uint64
-	if lend {
+	mark := uint64(0)
+	if long {
 		mark = s.wire.EndLend()
 	}
 	s.writeMu.Unlock()
@@ -90,7 +100,7 @@ func (s *Socket) send(ctx context.Context, t MessageType, p []byte, wait bool) e
 	} else {
 		s.wire.Kick()
 	}
-	if err == nil && lend {
+	if err == nil && long {
 		if err = s.wire.WaitWritten(ctx, mark); err != nil {
 			s.wire.Break()
 			s.abort(err)
@@ -104,7 +114,7 @@ func (s *Socket) send(ctx context.Context, t MessageType, p []byte, wait bool) e
 }
 
 // sendPieces sends p through gorilla's buffer, which masks, compresses or splits it. The caller has locked writeMu.
-func (s *Socket) sendPieces(ctx context.Context, t MessageType, p []byte, wait bool) error {
+func (s *Socket) sendPieces(ctx context.Context, t MessageType, p []byte, how patience) error {
 	to, err := s.engine().NextWriter(int(t))
 	if err != nil {
 		s.writeMu.Unlock()
@@ -113,7 +123,7 @@ func (s *Socket) sendPieces(ctx context.Context, t MessageType, p []byte, wait b
 	s.streaming = make(chan struct{})
 	s.writeMu.Unlock()
 
-	w := messageWriter{socket: s, ctx: ctx, to: to, held: !wait || len(p) <= pieceSize}
+	w := messageWriter{socket: s, ctx: ctx, to: to, held: how != stream || len(p) <= pieceSize}
 	if w.held {
 		s.wire.Hold()
 	}
@@ -291,7 +301,7 @@ func (s *Socket) writeControl(opcode int, payload []byte) error {
 		s.writeMu.Unlock()
 		return websocket.ErrCloseSent
 	}
-	if s.server && s.streaming == nil {
+	if s.streaming == nil {
 		defer s.writeMu.Unlock() // a frame may go to the wire in two pieces
 		return encodeControl(s.wire, opcode, payload)
 	}

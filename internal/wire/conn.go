@@ -36,6 +36,10 @@ type Limits struct {
 type Owner interface {
 	// Control gets each ping and pong, on the goroutine that reads. The payload is valid until it returns.
 	Control(opcode byte, payload []byte)
+	// Continues is told of each frame that continues a message, before any of it is handed out.
+	Continues()
+	// Wrote is told, where TellWritten asked for it, that the kernel has taken bytes. It must not call the Conn.
+	Wrote()
 	// Failed is told, once, that the output has failed.
 	Failed(err error)
 	// Ready is called when there may be something to read on a Conn that is attended to, also while a call before is
@@ -255,6 +259,13 @@ func (c *Conn) Within(ctx context.Context) error {
 // MidMessage reports whether the message at hand has frames that have not come yet.
 func (c *Conn) MidMessage() bool { return c.tap.fragmented }
 
+// FrameEnd returns how many bytes of payload the message at hand has up to the end of the frame at hand, which is not its
+// last.
+func (c *Conn) FrameEnd() int64 { return c.tap.length }
+
+// Compressed reports whether the message at hand is compressed.
+func (c *Conn) Compressed() bool { return c.tap.compressed }
+
 // FrameLeft returns how many bytes of the frame at hand are still to be read, its header included.
 func (c *Conn) FrameLeft() int64 { return c.left }
 
@@ -324,6 +335,9 @@ func (c *Conn) advance() error {
 			c.left = int64(f.header) + f.payload
 			if c.left < 0 {
 				c.left = int64(^uint64(0) >> 1)
+			}
+			if f.opcode == opContinuation {
+				c.owner.Continues()
 			}
 			return nil
 		}

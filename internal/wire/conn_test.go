@@ -77,6 +77,8 @@ type callbacks struct {
 }
 
 func (o callbacks) Control(opcode byte, payload []byte) { o.control(opcode, payload) }
+func (o callbacks) Continues()                          {}
+func (o callbacks) Wrote()                              {}
 func (o callbacks) Ready(onLoop bool)                   { o.ready(onLoop) }
 func (o callbacks) Failed(err error) {
 	if o.failed != nil {

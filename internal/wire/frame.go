@@ -173,15 +173,18 @@ func (t *tap) accept(f *frame) {
 }
 
 // unmask takes the mask off p, RFC 6455 section 5.3.
-func unmask(p []byte, mask [4]byte) {
-	key := uint64(binary.LittleEndian.Uint32(mask[:]))
-	key |= key << 32
+func unmask(p []byte, mask [4]byte) { applyMask(p, binary.LittleEndian.Uint32(mask[:])) }
+
+// applyMask puts a mask on p, or takes it off. Its lowest byte is the first.
+func applyMask(p []byte, mask uint32) {
+	key := uint64(mask) | uint64(mask)<<32
 	for len(p) >= 8 {
 		binary.LittleEndian.PutUint64(p, binary.LittleEndian.Uint64(p)^key)
 		p = p[8:]
 	}
 	for i := range p {
-		p[i] ^= mask[i&3]
+		p[i] ^= byte(key)
+		key >>= 8
 	}
 }
 

@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"io"
+	"math/bits"
 	"sync"
 	"sync/atomic"
 )
@@ -26,9 +27,11 @@ type output struct {
 	gathering gathering     // why one of holds is there
 	scheduled bool          // a goroutine will end the gathering
 	soon      bool          // a loop will carry what waits
+	tells     bool          // the owner is told of what was written
 	progress  chan struct{} // closed when written grows; nil when nobody waits
 	err       error
 	blocked   atomic.Bool // who carries waits for the descriptor's loop to take over
+	masker    *masker     // of a client's frames; nil on a server
 }
 
 // A queue is bytes that wait to be written.
@@ -88,8 +91,21 @@ func (c *Conn) Kick() {
 	c.carryAndUnlock()
 }
 
-// append puts p at the end of the queue.
+// append puts p at the end of the queue, masked where that has to be.
 func (o *output) append(p []byte) {
+	if o.masker == nil {
+		o.put(p, 0)
+		return
+	}
+	for len(p) > 0 {
+		out, n, mask := o.masker.next(p)
+		o.put(out, mask)
+		p = p[n:]
+	}
+}
+
+// put puts p at the end of the queue, with a mask on it.
+func (o *output) put(p []byte, mask uint32) {
 	if len(p) == 0 {
 		return
 	}
@@ -108,6 +124,10 @@ func (o *output) append(p []byte) {
 		}
 		b := q.pieces[last].b
 		n := copy(b.data[b.w:], p)
+		if mask != 0 {
+			applyMask(b.data[b.w:b.w+n], mask)
+			mask = bits.RotateLeft32(mask, -8*(n&3))
+		}
 		b.w += n
 		q.pieces[last].p = q.pieces[last].p[:len(q.pieces[last].p)+n]
 		p = p[n:]
@@ -374,6 +394,9 @@ func (c *Conn) wrote(n int, full bool) [][]byte {
 	}
 	if n > 0 {
 		c.progressed()
+		if c.tells {
+			c.owner.Wrote()
+		}
 	}
 	batch := c.batch()
 	c.blocked.Store(full && batch != nil)
@@ -438,6 +461,14 @@ func (c *Conn) BytesToWrite() int {
 		return 0
 	}
 	return int(c.queued - c.written)
+}
+
+// TellWritten has the owner told when bytes were written. It returns how many were.
+func (c *Conn) TellWritten() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tells = true
+	return c.written
 }
 
 // Written returns how many bytes the kernel has taken.

@@ -1,0 +1,477 @@
+package foyer
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"golang.org/x/net/http/httpguts"
+	"golang.org/x/net/proxy"
+
+	"github.com/foyerws/foyer/internal/wire"
+)
+
+// DialOptions are what [Dial] can be told. The zero value works. It is not changed, and may be used for many calls at
+// the same time.
+type DialOptions struct {
+	// Header goes into the request. Headers of the handshake itself may not be among them; Host sets the Host header.
+	Header http.Header
+
+	// Origin is the Origin header, for servers that ask for one. Empty means no such header.
+	Origin string
+
+	// Subprotocols are offered in this order.
+	Subprotocols []string
+
+	// TLSConfig is for wss and for https proxies. Where ServerName is empty it is the host. Nil verifies the server
+	// with the system's certificates.
+	TLSConfig *tls.Config
+
+	// Jar provides the request's cookies and takes those of the answer, also when that is a refusal.
+	Jar http.CookieJar
+
+	// Proxy returns the proxy for a request, nil if there is to be none: its scheme is http, https or socks5, and user
+	// and password are sent to it. The request's URL has the scheme http for ws and https for wss. Nil is
+	// http.ProxyFromEnvironment.
+	Proxy func(*http.Request) (*url.URL, error)
+
+	// NetDial makes the network connection, to the proxy if there is one; TLS comes on top. Nil is a net.Dialer.
+	NetDial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// MaskGenerator returns the mask of each frame (RFC 6455 section 5.3). Nil is crypto/rand. Masks that can be foreseen
+	// let a page or a peer write whatever it likes on the wire, which old proxies may take for an HTTP request. It is
+	// called while others wait and must not use the socket.
+	MaskGenerator func() uint32
+
+	// HandshakeTimeout bounds Dial as a whole, as its context does: name resolution, proxy, TLS and answer. 0 is 10
+	// seconds; negative is no limit but the context.
+	HandshakeTimeout time.Duration
+
+	// These are as in Handler, with the server in the place of the client.
+	PingInterval, PongTimeout, CloseTimeout time.Duration
+	MaxMessageSize, MaxFrameSize            int64
+	MaxWriteBuffer, OutgoingFrameSize       int
+
+	// Compression offers permessage-deflate (RFC 7692), without context takeover, as in Handler.
+	Compression bool
+
+	// Logger gets panics of the program's functions (level Error). Nil is none.
+	Logger *slog.Logger
+}
+
+// Dial opens a socket to a ws or wss URL (RFC 6455 section 4.1). User and password in the URL are sent as basic
+// authentication. The Socket is the program's, and must be closed.
+//
+// When the server or the proxy refuses, the error is a *HandshakeError with the status, and the answer is returned, too,
+// with at most the first KiB of its body, which need not be closed. Redirects are not followed: they are such a refusal.
+// A failed TLS handshake is a *TLSError, one that took longer than HandshakeTimeout is ErrHandshakeTimeout, and when ctx
+// ends the error is that of ctx. An answer that breaks a rule, or agrees to what was not offered, is a *HandshakeError with
+// status 101. Of the head of an answer 64 KiB are read at the most.
+func Dial(ctx context.Context, target string, o *DialOptions) (*Socket, *http.Response, error) {
+	if o == nil {
+		o = new(DialOptions)
+	}
+	u, header, err := o.request(target)
+	if err != nil {
+		return nil, nil, err
+	}
+	if timeout := orDefault(o.HandshakeTimeout, defaultHandshakeTimeout); timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, timeout, ErrHandshakeTimeout)
+		defer cancel()
+	}
+	s, resp, err := o.dial(ctx, u, header)
+	if deadline, ok := ctx.Deadline(); ok && err != nil && !time.Now().Before(deadline) {
+		<-ctx.Done() // its timer may be later than that of a connection
+	}
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("foyer: dial %s: %w", u.Host, context.Cause(ctx))
+	}
+	return s, resp, err
+}
+
+// request returns the URL to ask for and the header to send.
+func (o *DialOptions) request(target string) (*url.URL, http.Header, error) {
+	u, err := url.Parse(target)
+	if err != nil {
+		return nil, nil, fmt.Errorf("foyer: dial: %w", err)
+	}
+	switch {
+	case u.Scheme != "ws" && u.Scheme != "wss":
+		return nil, nil, fmt.Errorf("foyer: dial: the scheme of %q is not ws or wss", u.Redacted())
+	case u.Hostname() == "":
+		return nil, nil, fmt.Errorf("foyer: dial: no host in %q", u.Redacted())
+	case strings.Contains(target, "#"):
+		return nil, nil, fmt.Errorf("foyer: dial: a fragment in %q (RFC 6455 section 3)", u.Redacted())
+	}
+	header := make(http.Header)
+	for name, values := range o.Header {
+		name = textproto.CanonicalMIMEHeaderKey(name)
+		if !httpguts.ValidHeaderFieldName(name) || slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
+			return nil, nil, fmt.Errorf("foyer: dial: malformed header %q", name)
+		}
+		if handshakeHeaders[name] {
+			return nil, nil, fmt.Errorf("foyer: dial: the header %s belongs to the handshake", name)
+		}
+		header[name] = append(header[name], values...)
+	}
+	for _, name := range o.Subprotocols {
+		if !httpguts.ValidHeaderFieldName(name) { // which is a token, too
+			return nil, nil, fmt.Errorf("foyer: dial: malformed subprotocol %q", name)
+		}
+	}
+	if o.Origin != "" {
+		header.Set("Origin", o.Origin)
+	}
+	if u.User != nil {
+		header.Set("Authorization", basicAuth(u.User))
+		u.User = nil
+	}
+	return u, header, nil
+}
+
+// basicAuth returns the value of a header for basic authentication, RFC 7617.
+func basicAuth(user *url.Userinfo) string {
+	password, _ := user.Password()
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password))
+}
+
+// dial makes the connection and performs the handshake on it.
+func (o *DialOptions) dial(ctx context.Context, u *url.URL, header http.Header) (*Socket, *http.Response, error) {
+	conn, resp, err := o.connect(ctx, u)
+	if err != nil {
+		return nil, resp, err
+	}
+	c := wire.New(conn, nil)
+	c.Open()
+	cfg := o.config()
+	interrupt := context.AfterFunc(ctx, c.Interrupt)
+	g, resp, err := o.handshake(ctx, c, cfg, u, header)
+	if !interrupt() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		c.Abandon()
+		return nil, resp, err
+	}
+
+	deflate := len(resp.Header["Sec-Websocket-Extensions"]) > 0
+	c.Mask(o.MaskGenerator)
+	s := newSocket(c, cfg, keepSent(resp.Request, conn), g.Subprotocol(), false, deflate)
+	s.gorilla.Store(g)
+	cfg.registry.reserve(0)
+	cfg.registry.add(s)
+	return s, resp, nil
+}
+
+// config returns what a dialled socket is held to.
+func (o *DialOptions) config() *config {
+	cfg := &config{
+		maxMessage:   o.MaxMessageSize,
+		maxWrite:     o.MaxWriteBuffer,
+		frameSize:    o.OutgoingFrameSize,
+		compression:  o.Compression,
+		pingInterval: o.PingInterval,
+		pongTimeout:  o.PongTimeout,
+		closeTimeout: o.CloseTimeout,
+		logger:       o.Logger,
+		registry:     new(registry),
+	}
+	cfg.complete(false, o.MaxFrameSize)
+	return cfg
+}
+
+// keepSent returns the record of a request that gorilla has sent.
+func keepSent(r *http.Request, conn net.Conn) record {
+	sent := *r
+	sent.Header = make(http.Header)
+	for name, values := range r.Header {
+		sent.Header[textproto.CanonicalMIMEHeaderKey(name)] = values
+	}
+	sent.RemoteAddr = address(conn.RemoteAddr())
+	if t, ok := conn.(*tls.Conn); ok {
+		state := t.ConnectionState()
+		sent.TLS = &state
+	}
+	return keepBase(&sent)
+}
+
+// handshake has gorilla's Dialer ask for the upgrade on c, and checks of the answer what it does not.
+func (o *DialOptions) handshake(ctx context.Context, c *wire.Conn, cfg *config, u *url.URL, header http.Header) (*websocket.Conn, *http.Response, error) {
+	conn := &opening{Conn: c}
+	dial := func(context.Context, string, string) (net.Conn, error) { return conn, nil }
+	d := websocket.Dialer{
+		NetDialContext: dial, NetDialTLSContext: dial,
+		ReadBufferSize: readBufferSize, WriteBufferSize: cfg.writeBufferSize(), WriteBufferPool: &cfg.writeBuffers,
+		Subprotocols: o.Subprotocols, EnableCompression: o.Compression, Jar: o.Jar,
+	}
+	g, resp, err := d.DialContext(ctx, u.String(), header)
+	switch {
+	case resp == nil:
+		return nil, nil, fmt.Errorf("foyer: dial %s: %w", u.Host, err)
+	case resp.StatusCode != http.StatusSwitchingProtocols:
+		return nil, resp, refusedBy("server", resp)
+	case err == nil:
+		err = o.checkAnswer(resp)
+	}
+	if err == nil {
+		err = c.Flush(ctx) // a server that answers before it was asked
+	}
+	if err != nil {
+		return nil, resp, &HandshakeError{Status: resp.StatusCode, Code: CloseProtocolError,
+			Reason: "The answer is not that of a WebSocket server.", Err: err, Request: resp.Request}
+	}
+	conn.over = true
+	return g, resp, nil
+}
+
+// refusedBy is the error for an answer that is a refusal.
+func refusedBy(who string, resp *http.Response) *HandshakeError {
+	refusal := &HandshakeError{Status: resp.StatusCode, Code: CloseAbnormalClosure, Reason: "Refused by the " + who + ".", Request: resp.Request}
+	if location := resp.Header.Get("Location"); location != "" && resp.StatusCode/100 == 3 {
+		refusal.Err = fmt.Errorf("redirects are not followed, and this one leads to %q", location)
+	}
+	return refusal
+}
+
+// checkAnswer sees to it that the server has agreed only to what was offered (RFC 6455 section 4.1, RFC 7692 section
+// 7.1).
+func (o *DialOptions) checkAnswer(resp *http.Response) error {
+	if chosen := resp.Header["Sec-Websocket-Protocol"]; len(chosen) > 1 || len(chosen) == 1 && !slices.Contains(o.Subprotocols, chosen[0]) {
+		return fmt.Errorf("subprotocol %q was not offered", chosen)
+	}
+	if extensions := resp.Header["Sec-Websocket-Extensions"]; len(extensions) > 1 || len(extensions) == 1 && !(o.Compression && agreeable(extensions[0])) {
+		return fmt.Errorf("extension %q was not offered", extensions)
+	}
+	return nil
+}
+
+// agreeable reports whether an answer to our offer of permessage-deflate is one that we can do with.
+func agreeable(answer string) bool {
+	params, ok := deflateParams(answer)
+	_, client := params["client_max_window_bits"] // which was not offered
+	return ok && !client
+}
+
+// An opening is the net.Conn that gorilla's Dialer performs the handshake on. It reads no further than the end of the
+// answer's head, behind which frames may come, and no more than maxHead of it.
+type opening struct {
+	*wire.Conn
+	over bool // gorilla reads frames now
+	size int  // of the head
+	line int  // length of the last line of it so far, less the bytes that end it
+	head bool // it has come
+}
+
+var errHeadTooLong = fmt.Errorf("the head of the answer is longer than %d bytes", maxHead)
+
+func (o *opening) Read(p []byte) (int, error) {
+	if o.over {
+		return o.Conn.Read(p)
+	}
+	if !o.Unread() {
+		if err := o.Fill(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, o.Peek())
+	if !o.head {
+		n = o.scan(p[:n])
+		if o.size += n; o.size > maxHead {
+			return 0, errHeadTooLong
+		}
+	}
+	o.Discard(n)
+	return n, nil
+}
+
+// scan returns how much of p belongs to the head.
+func (o *opening) scan(p []byte) int {
+	for i, b := range p {
+		switch {
+		case b == '\n' && o.line == 0:
+			o.head = true
+			return i + 1
+		case b == '\n':
+			o.line = 0
+		case b != '\r':
+			o.line++
+		}
+	}
+	return len(p)
+}
+
+// Close is for programs that close through gorilla.
+func (o *opening) Close() error { return o.HangUp() }
+
+// connect makes the connection to the server, TLS included. A proxy's refusal comes with its answer.
+func (o *DialOptions) connect(ctx context.Context, u *url.URL) (net.Conn, *http.Response, error) {
+	asked := &url.URL{Scheme: "http", Host: u.Host, Path: u.Path, RawPath: u.RawPath, RawQuery: u.RawQuery}
+	if u.Scheme == "wss" {
+		asked.Scheme = "https"
+	}
+	find := o.Proxy
+	if find == nil {
+		find = http.ProxyFromEnvironment
+	}
+	through, err := find(&http.Request{Method: http.MethodGet, URL: asked, Host: u.Host, Header: make(http.Header)})
+	if err != nil {
+		return nil, nil, fmt.Errorf("foyer: dial: proxy: %w", err)
+	}
+	var conn net.Conn
+	var resp *http.Response
+	if through == nil {
+		conn, err = o.netDial(ctx, "tcp", hostPort(asked))
+	} else {
+		conn, resp, err = o.tunnel(ctx, through, hostPort(asked))
+	}
+	if err == nil && u.Scheme == "wss" {
+		conn, err = o.secure(ctx, conn, u.Hostname())
+	}
+	if err != nil {
+		return nil, resp, dialError(u, err)
+	}
+	return conn, nil, nil
+}
+
+// dialError adds to err what was dialled, unless err is one of ours.
+func dialError(u *url.URL, err error) error {
+	var refusal *HandshakeError
+	var insecure *TLSError
+	if errors.As(err, &refusal) || errors.As(err, &insecure) {
+		return err
+	}
+	return fmt.Errorf("foyer: dial %s: %w", u.Host, err)
+}
+
+// hostPort returns host and port of an http or https URL.
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	switch {
+	case port != "":
+	case u.Scheme == "https":
+		port = "443"
+	case u.Scheme == "http":
+		port = "80"
+	default:
+		port = "1080"
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
+func (o *DialOptions) netDial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if o.NetDial != nil {
+		return o.NetDial(ctx, network, addr)
+	}
+	return new(net.Dialer).DialContext(ctx, network, addr)
+}
+
+// secure performs the TLS handshake on conn, and closes it when that fails.
+func (o *DialOptions) secure(ctx context.Context, conn net.Conn, host string) (net.Conn, error) {
+	config := o.TLSConfig.Clone()
+	if config == nil {
+		config = new(tls.Config)
+	}
+	if config.ServerName == "" {
+		config.ServerName = host
+	}
+	if len(config.NextProtos) == 0 {
+		config.NextProtos = []string{"http/1.1"}
+	}
+	t := tls.Client(conn, config)
+	if err := t.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, &TLSError{Err: err, RemoteAddr: conn.RemoteAddr()}
+	}
+	return t, nil
+}
+
+// A dialFunc is a proxy.Dialer.
+type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+
+func (f dialFunc) Dial(network, addr string) (net.Conn, error) { return f(background, network, addr) }
+func (f dialFunc) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	return f(ctx, network, addr)
+}
+
+// tunnel makes a connection to addr through a proxy.
+func (o *DialOptions) tunnel(ctx context.Context, through *url.URL, addr string) (net.Conn, *http.Response, error) {
+	switch through.Scheme {
+	case "socks5", "socks5h":
+		var auth *proxy.Auth
+		if through.User != nil {
+			auth = &proxy.Auth{User: through.User.Username()}
+			auth.Password, _ = through.User.Password()
+		}
+		dialer, err := proxy.SOCKS5("tcp", hostPort(through), auth, dialFunc(o.netDial))
+		if err != nil {
+			return nil, nil, err
+		}
+		conn, err := dialer.(proxy.ContextDialer).DialContext(ctx, "tcp", addr)
+		return conn, nil, err
+	case "http", "https":
+	default:
+		return nil, nil, fmt.Errorf("proxy: the scheme of %q is not http, https or socks5", through.Redacted())
+	}
+	conn, err := o.netDial(ctx, "tcp", hostPort(through))
+	if err == nil && through.Scheme == "https" {
+		conn, err = o.secure(ctx, conn, through.Hostname())
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("proxy: %w", err)
+	}
+	resp, err := connectThrough(ctx, conn, through.User, addr)
+	if err != nil {
+		conn.Close()
+		return nil, resp, err
+	}
+	return conn, nil, nil
+}
+
+// connectThrough asks the proxy at the other end of conn for a tunnel to addr, RFC 9110 section 9.3.6.
+func connectThrough(ctx context.Context, conn net.Conn, user *url.Userinfo, addr string) (*http.Response, error) {
+	ask := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: addr}, Host: addr, Header: make(http.Header)}
+	if user != nil {
+		ask.Header.Set("Proxy-Authorization", basicAuth(user))
+	}
+	interrupt := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer interrupt()
+	if err := ask.Write(conn); err != nil {
+		return nil, fmt.Errorf("proxy: %w", err)
+	}
+	r := bufio.NewReaderSize(io.LimitReader(conn, maxHead), 1<<10)
+	resp, err := http.ReadResponse(r, ask)
+	if err != nil {
+		return nil, fmt.Errorf("proxy: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		keepBodyStart(resp)
+		return resp, refusedBy("proxy", resp)
+	}
+	if r.Buffered() > 0 {
+		return nil, errors.New("proxy: bytes behind its answer that nobody has asked for")
+	}
+	if !interrupt() {
+		return nil, ctx.Err()
+	}
+	return nil, nil
+}
+
+// keepBodyStart reads the beginning of a refusal's body, so that its connection can be closed.
+func keepBodyStart(resp *http.Response) {
+	start, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+	resp.Body = io.NopCloser(strings.NewReader(string(start)))
+}

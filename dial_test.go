@@ -1,0 +1,816 @@
+package foyer
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha1"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+)
+
+// acceptKey returns the Sec-WebSocket-Accept for a key, RFC 6455 section 1.3.
+func acceptKey(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// welcome is an answer that lets a client in, with more header lines. %s stands for the accept key.
+func welcome(lines ...string) string {
+	return "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n" +
+		strings.Join(append(lines, ""), "\r\n") + "\r\n"
+}
+
+// answering serves one connection with an answer to its handshake, and after it with serve. It returns the address.
+func answering(t *testing.T, answer string, serve func(conn net.Conn, r *bufio.Reader)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		br := bufio.NewReader(conn)
+		r, err := http.ReadRequest(br)
+		if err != nil {
+			return
+		}
+		io.WriteString(conn, strings.ReplaceAll(answer, "%s", acceptKey(r.Header.Get("Sec-Websocket-Key"))))
+		if serve != nil {
+			serve(conn, br)
+		}
+	}()
+	return l.Addr().String()
+}
+
+func TestDialEchoesEverySize(t *testing.T) {
+	sizes := []int{0, 1, 125, 126, 127, 1000, 16383, 16384, 16385, 65535, 65536, 300000}
+	certificate := httptest.NewTLSServer(nil)
+	defer certificate.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(certificate.Certificate())
+	for name, way := range map[string]func(*testing.T, *Handler) (string, DialOptions){
+		"raw":      func(t *testing.T, h *Handler) (string, DialOptions) { return "ws://" + serveRaw(t, h), DialOptions{} },
+		"net/http": func(t *testing.T, h *Handler) (string, DialOptions) { return "ws://" + serveHTTP(t, h), DialOptions{} },
+		"TLS": func(t *testing.T, h *Handler) (string, DialOptions) {
+			s := &Server{Handler: h, TLSConfig: &tls.Config{Certificates: certificate.TLS.Certificates}}
+			if err := s.Listen("tcp", "127.0.0.1:0"); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { s.Close() })
+			return s.URL().String(), DialOptions{TLSConfig: &tls.Config{RootCAs: roots}}
+		},
+		"Unix socket": func(t *testing.T, h *Handler) (string, DialOptions) {
+			path := filepath.Join(t.TempDir(), "s")
+			s := &Server{Handler: h}
+			if err := s.Listen("unix", path); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { s.Close() })
+			return "ws://localhost", DialOptions{NetDial: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }}
+		},
+		"net.Pipe": func(t *testing.T, h *Handler) (string, DialOptions) {
+			return "ws://localhost", DialOptions{NetDial: func(context.Context, string, string) (net.Conn, error) {
+				ours, theirs := net.Pipe()
+				go h.HandleConnection(theirs)
+				return ours, nil
+			}}
+		},
+	} {
+		for _, compression := range []bool{false, true} {
+			for _, events := range []bool{false, true} {
+				t.Run(fmt.Sprint(name, ", compression ", compression, ", events ", events), func(t *testing.T) {
+					h := closeHandler(t, &Handler{Compression: compression})
+					listenAll(h, Events{Message: echoBack})
+					addr, o := way(t, h)
+					o.Compression = true
+					s, resp, err := Dial(t.Context(), addr, &o)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer s.Abort()
+					if got := resp.Header.Get("Sec-Websocket-Extensions") != ""; got != compression {
+						t.Errorf("compression %v", got)
+					}
+					read := func() (MessageType, []byte, error) { return s.Read(t.Context()) }
+					if events {
+						type message struct {
+							t MessageType
+							p []byte
+						}
+						messages := make(chan message, len(sizes))
+						s.Listen(Events{Message: func(_ *Socket, t MessageType, p []byte) { messages <- message{t, bytes.Clone(p)} }})
+						read = func() (MessageType, []byte, error) {
+							select {
+							case m := <-messages:
+								return m.t, m.p, nil
+							case <-s.Done():
+								return 0, nil, s.Err()
+							}
+						}
+					}
+					go func() {
+						for i, size := range sizes {
+							s.Write(t.Context(), MessageType(1+i%2), bytes.Repeat([]byte{byte('a' + i)}, size))
+						}
+					}()
+					for i, size := range sizes {
+						typ, p, err := read()
+						if err != nil || typ != MessageType(1+i%2) || !bytes.Equal(p, bytes.Repeat([]byte{byte('a' + i)}, size)) {
+							t.Fatalf("%v message of %d bytes instead of %d: %v", typ, len(p), size, err)
+						}
+					}
+					if err := s.Close(4000, "bye"); err != nil {
+						t.Error(err)
+					}
+					<-s.Done()
+					if s.CloseCode() != 4000 {
+						t.Error(s.Err())
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestDialRefusals(t *testing.T) {
+	long := strings.Repeat("x", 2000)
+	for _, test := range []struct {
+		name, answer string
+		o            DialOptions
+		status       int    // of the error and the answer; 0: neither
+		says         string // the error
+		body         string
+	}{
+		{"forbidden", "HTTP/1.1 403 Forbidden\r\nContent-Length: 2000\r\n\r\n" + long, DialOptions{}, 403, "status 403", long[:1024]},
+		{"unauthorized", "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nwho?\r\n0\r\n\r\n", DialOptions{}, 401, "status 401", "who?"},
+		{"redirect", "HTTP/1.1 307 Temporary Redirect\r\nLocation: ws://elsewhere/\r\nContent-Length: 0\r\n\r\n", DialOptions{}, 307, `not followed, and this one leads to "ws://elsewhere/"`, ""},
+		{"200", "HTTP/1.1 200 OK\r\n\r\nhello", DialOptions{}, 200, "status 200", "hello"},
+		{"wrong accept", strings.Replace(welcome(), "%s", "AAAA", 1), DialOptions{}, 101, "not that of a WebSocket server", ""},
+		{"no upgrade", strings.Replace(welcome(), "Upgrade: websocket\r\n", "", 1), DialOptions{}, 101, "not that of a WebSocket server", ""},
+		{"no connection", strings.Replace(welcome(), "Connection: Upgrade\r\n", "", 1), DialOptions{}, 101, "not that of a WebSocket server", ""},
+		{"subprotocol not offered", welcome("Sec-WebSocket-Protocol: b"), DialOptions{Subprotocols: []string{"a"}}, 101, `["b"] was not offered`, ""},
+		{"two subprotocols", welcome("Sec-WebSocket-Protocol: a", "Sec-WebSocket-Protocol: b"), DialOptions{Subprotocols: []string{"a", "b"}}, 101, "was not offered", ""},
+		{"extension not offered", welcome("Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover"), DialOptions{}, 101, "was not offered", ""},
+		{"another extension", welcome("Sec-WebSocket-Extensions: x-webkit-deflate-frame"), DialOptions{Compression: true}, 101, "was not offered", ""},
+		{"context takeover", welcome("Sec-WebSocket-Extensions: permessage-deflate"), DialOptions{Compression: true}, 101, "", ""},
+		{"window of the client", welcome("Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover; client_max_window_bits=9"), DialOptions{Compression: true}, 101, "was not offered", ""},
+		{"malformed parameter", welcome("Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover=1; client_no_context_takeover"), DialOptions{Compression: true}, 101, "was not offered", ""},
+		{"two extensions", welcome("Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover, permessage-deflate; server_no_context_takeover; client_no_context_takeover"), DialOptions{Compression: true}, 101, "was not offered", ""},
+		{"garbage", "SSH-2.0-OpenSSH\r\n\r\n", DialOptions{}, 0, "malformed", ""},
+		{"nothing", "", DialOptions{}, 0, "EOF", ""},
+		{"half", "HTTP/1.1 101 Swi", DialOptions{}, 0, "EOF", ""},
+		{"endless header", "HTTP/1.1 101 Switching Protocols\r\n" + strings.Repeat("A: "+long+"\r\n", 40), DialOptions{}, 0, "longer than 65536 bytes", ""},
+		{"endless line", "HTTP/1.1 101 " + strings.Repeat("x", 1<<17), DialOptions{}, 0, "longer than 65536 bytes", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			addr := answering(t, test.answer, nil)
+			s, resp, err := Dial(t.Context(), "ws://"+addr+"/", &test.o)
+			if s != nil || err == nil || !strings.Contains(err.Error(), test.says) || !strings.HasPrefix(err.Error(), "foyer: ") {
+				t.Fatal(s, err)
+			}
+			var refusal *HandshakeError
+			if errors.As(err, &refusal) != (test.status != 0) || refusal != nil && refusal.Status != test.status {
+				t.Error(err)
+			}
+			if test.status == 0 {
+				if resp != nil {
+					t.Error(resp)
+				}
+				return
+			}
+			if resp == nil || resp.StatusCode != test.status {
+				t.Fatal(resp)
+			}
+			if body, err := io.ReadAll(resp.Body); err != nil || string(body) != test.body {
+				t.Errorf("%q, %v", body, err)
+			}
+		})
+	}
+}
+
+func TestDialTakesWhatItOffered(t *testing.T) {
+	for _, lines := range [][]string{
+		{"Sec-WebSocket-Protocol: b"},
+		{"Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=10"},
+		{"Set-Cookie: a=b", "X-Long: " + strings.Repeat("x", 4000)},
+	} {
+		addr := answering(t, welcome(lines...)+"\x81\x02hi\x89\x01!", func(conn net.Conn, r *bufio.Reader) { io.Copy(io.Discard, r) })
+		s, resp, err := Dial(t.Context(), "ws://"+addr, &DialOptions{Compression: true, Subprotocols: []string{"a", "b"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Abort()
+		if s.Subprotocol() != resp.Header.Get("Sec-Websocket-Protocol") {
+			t.Error(s.Subprotocol())
+		}
+		if typ, p, err := s.Read(t.Context()); err != nil || typ != Text || string(p) != "hi" { // came with the answer
+			t.Error(typ, string(p), err)
+		}
+	}
+}
+
+func TestDialSaysWhatIsWrongWithItsArguments(t *testing.T) {
+	for _, test := range []struct {
+		target string
+		o      DialOptions
+		says   string
+	}{
+		{"http://localhost/", DialOptions{}, "is not ws or wss"},
+		{"localhost", DialOptions{}, "is not ws or wss"},
+		{"ws:///path", DialOptions{}, "no host"},
+		{"ws://localhost/#a", DialOptions{}, "fragment"},
+		{"ws://localhost/#", DialOptions{}, "fragment"},
+		{"ws://local\nhost/", DialOptions{}, "invalid"},
+		{"ws://localhost/", DialOptions{Header: http.Header{"sec-websocket-key": {"x"}}}, "belongs to the handshake"},
+		{"ws://localhost/", DialOptions{Header: http.Header{"X": {"a\r\nB: c"}}}, `malformed header "X"`},
+		{"ws://localhost/", DialOptions{Header: http.Header{"X Y": {"a"}}}, `malformed header "X Y"`},
+		{"ws://localhost/", DialOptions{Subprotocols: []string{"a, b"}}, `malformed subprotocol "a, b"`},
+		{"ws://localhost/", DialOptions{Proxy: func(*http.Request) (*url.URL, error) { return nil, errors.New("no idea") }}, "no idea"},
+		{"ws://localhost/", DialOptions{Proxy: http.ProxyURL(&url.URL{Scheme: "ftp", Host: "x"})}, "not http, https or socks5"},
+	} {
+		if _, _, err := Dial(t.Context(), test.target, &test.o); err == nil || !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%s: %v", test.target, err)
+		}
+	}
+	if _, _, err := Dial(t.Context(), "ftp://user:secret@localhost/", nil); strings.Contains(err.Error(), "secret") {
+		t.Error(err)
+	}
+}
+
+func TestDialSendsWhatItWasGiven(t *testing.T) {
+	h := closeHandler(t, &Handler{Origins: AllowOrigins("https://example.com"), Subprotocols: []string{"b"},
+		Authorize: func(r *http.Request) (http.Header, error) {
+			return http.Header{"Set-Cookie": {"session=new; Path=/"}}, nil
+		}})
+	addr := serveHTTP(t, h)
+	jar, _ := cookiejar.New(nil)
+	site := &url.URL{Scheme: "http", Host: addr, Path: "/"}
+	jar.SetCookies(site, []*http.Cookie{{Name: "session", Value: "old"}})
+	header := http.Header{"x-user": {"alice"}, "Host": {"example.com"}}
+	s, _, err := Dial(t.Context(), "ws://me:pass%20word@"+addr+"/chat?room=1", &DialOptions{
+		Header: header, Origin: "https://example.com", Subprotocols: []string{"a", "b"}, Jar: jar,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Abort()
+	r := accept(t, h).Request()
+	user, password, _ := r.BasicAuth()
+	cookie, _ := r.Cookie("session")
+	if r.Host != "example.com" || r.URL.String() != "/chat?room=1" || r.Header.Get("X-User") != "alice" || user != "me" || password != "pass word" ||
+		cookie == nil || cookie.Value != "old" || s.Subprotocol() != "b" || s.Origin() != "https://example.com" {
+		t.Errorf("%+v", r)
+	}
+	if c := jar.Cookies(site); len(c) != 1 || c[0].Value != "new" {
+		t.Error(c)
+	}
+	if len(header) != 2 {
+		t.Error(header)
+	}
+	sent := s.Request()
+	if sent.Header.Get("Sec-Websocket-Protocol") != "a, b" || sent.RemoteAddr != addr || sent.Method != "GET" {
+		t.Errorf("%+v", sent)
+	}
+	if u := s.RequestURL().String(); u != "ws://example.com/chat?room=1" {
+		t.Error(u)
+	}
+}
+
+func TestDialEndsWithItsContext(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	conns := make(chan net.Conn, 100)
+	go func() {
+		for {
+			conn, err := silent.Accept()
+			if err != nil {
+				return
+			}
+			conns <- conn
+			go io.Copy(io.Discard, conn)
+		}
+	}()
+	addr := silent.Addr().String()
+	stuck := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	deaf := func(context.Context, string, string) (net.Conn, error) {
+		conn, other := net.Pipe() // which takes nothing
+		t.Cleanup(func() { other.Close() })
+		return conn, nil
+	}
+	for name, test := range map[string]struct {
+		target string
+		o      DialOptions
+	}{
+		"connecting":  {"ws://" + addr, DialOptions{NetDial: stuck}},
+		"TLS":         {"wss://" + addr, DialOptions{}},
+		"answer":      {"ws://" + addr, DialOptions{}},
+		"request":     {"ws://localhost", DialOptions{NetDial: deaf}},
+		"http proxy":  {"ws://localhost", DialOptions{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: addr})}},
+		"https proxy": {"ws://localhost", DialOptions{Proxy: http.ProxyURL(&url.URL{Scheme: "https", Host: addr})}},
+		"socks proxy": {"ws://localhost", DialOptions{Proxy: http.ProxyURL(&url.URL{Scheme: "socks5", Host: addr})}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, how := range []error{ErrHandshakeTimeout, context.DeadlineExceeded, context.Canceled} {
+				ctx, cancel := context.WithCancel(t.Context())
+				test.o.HandshakeTimeout = -1
+				switch how {
+				case ErrHandshakeTimeout:
+					test.o.HandshakeTimeout = 30 * time.Millisecond
+				case context.DeadlineExceeded:
+					ctx, cancel = context.WithTimeout(ctx, 30*time.Millisecond)
+				default:
+					time.AfterFunc(30*time.Millisecond, cancel)
+				}
+				begin := time.Now()
+				_, _, err := Dial(ctx, test.target, &test.o)
+				if took := time.Since(begin); !errors.Is(err, how) || took > 5*time.Second {
+					t.Errorf("%v after %v", err, took)
+				}
+				cancel()
+			}
+		})
+	}
+	for len(conns) > 0 {
+		conn := <-conns
+		conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error("a connection was left open")
+		}
+		conn.Close()
+	}
+}
+
+func TestDialTLSErrors(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	srv := httptest.NewUnstartedServer(h)
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.StartTLS()
+	defer srv.Close()
+	_, _, err := Dial(t.Context(), strings.Replace(srv.URL, "https", "wss", 1), nil)
+	var insecure *TLSError
+	var unknown x509.UnknownAuthorityError
+	if !errors.As(err, &insecure) || !errors.As(err, &unknown) || insecure.RemoteAddr == nil {
+		t.Error(err)
+	}
+	s, _, err := Dial(t.Context(), strings.Replace(srv.URL, "https", "wss", 1), &DialOptions{TLSConfig: &tls.Config{InsecureSkipVerify: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.RequestURL().Scheme != "wss" || s.Request().TLS == nil {
+		t.Error(s.RequestURL())
+	}
+	s.Abort()
+}
+
+// A testProxy is an HTTP proxy that knows CONNECT.
+type testProxy struct {
+	user   string
+	asked  atomic.Pointer[string]
+	tunnel atomic.Int32
+}
+
+func (p *testProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.asked.Store(&r.Host)
+	if r.Method != http.MethodConnect || r.Header.Get("Proxy-Authorization") != p.user {
+		w.Header().Set("Proxy-Authenticate", "Basic")
+		http.Error(w, strings.Repeat("who are you?", 200), http.StatusProxyAuthRequired)
+		return
+	}
+	there, err := net.Dial("tcp", r.Host)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	here, rw, _ := http.NewResponseController(w).Hijack()
+	io.WriteString(here, "HTTP/1.1 200 OK\r\n\r\n")
+	p.tunnel.Add(1)
+	join(here, rw, there)
+}
+
+// join copies between two connections until both have ended.
+func join(here net.Conn, fromHere io.Reader, there net.Conn) {
+	go func() {
+		io.Copy(there, fromHere)
+		there.(*net.TCPConn).CloseWrite()
+	}()
+	io.Copy(here, there)
+	here.Close()
+	there.Close()
+}
+
+func TestDialThroughProxies(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	listenAll(h, Events{Message: echoBack})
+	plain := serveRaw(t, h)
+	certificate := httptest.NewTLSServer(nil)
+	defer certificate.Close()
+	secure := &Server{Handler: h, TLSConfig: &tls.Config{Certificates: certificate.TLS.Certificates}}
+	if err := secure.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	defer secure.Close()
+
+	p := &testProxy{user: "Basic " + base64.StdEncoding.EncodeToString([]byte("me:secret"))}
+	httpProxy, httpsProxy := httptest.NewServer(p), httptest.NewTLSServer(p)
+	defer httpProxy.Close()
+	defer httpsProxy.Close()
+	socks := serveSOCKS5(t, "me", "secret", &p.tunnel)
+	user := url.UserPassword("me", "secret")
+	for _, proxy := range []*url.URL{
+		{Scheme: "http", Host: strings.TrimPrefix(httpProxy.URL, "http://"), User: user},
+		{Scheme: "https", Host: strings.TrimPrefix(httpsProxy.URL, "https://"), User: user},
+		{Scheme: "socks5", Host: socks, User: user},
+	} {
+		for _, target := range []string{"ws://" + plain, secure.URL().String()} {
+			t.Run(proxy.Scheme+" to "+target, func(t *testing.T) {
+				before := p.tunnel.Load()
+				var asked *url.URL
+				o := &DialOptions{TLSConfig: &tls.Config{InsecureSkipVerify: true}, Proxy: func(r *http.Request) (*url.URL, error) {
+					asked = r.URL
+					return proxy, nil
+				}}
+				s, _, err := Dial(t.Context(), target, o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.SendText(t.Context(), "hello")
+				if _, m, err := s.Read(t.Context()); err != nil || string(m) != "hello" || p.tunnel.Load() != before+1 {
+					t.Error(string(m), err)
+				}
+				if want := strings.Replace(target, "ws", "http", 1); asked.String() != want {
+					t.Error(asked, want)
+				}
+				if err := s.Close(1000, ""); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+
+	t.Run("refused", func(t *testing.T) {
+		_, resp, err := Dial(t.Context(), "ws://"+plain, &DialOptions{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: strings.TrimPrefix(httpProxy.URL, "http://")})})
+		var refusal *HandshakeError
+		if !errors.As(err, &refusal) || refusal.Status != 407 || refusal.Reason != "Refused by the proxy." || resp.Header.Get("Proxy-Authenticate") != "Basic" {
+			t.Fatal(err)
+		}
+		if body, _ := io.ReadAll(resp.Body); len(body) != 1024 {
+			t.Errorf("%d bytes of body", len(body))
+		}
+		if _, _, err := Dial(t.Context(), "ws://"+plain, &DialOptions{Proxy: http.ProxyURL(&url.URL{Scheme: "socks5", Host: socks})}); err == nil {
+			t.Error("the SOCKS proxy let us through without a password")
+		}
+	})
+	t.Run("talkative", func(t *testing.T) {
+		l, _ := net.Listen("tcp", "127.0.0.1:0")
+		defer l.Close()
+		go func() {
+			for _, answer := range []string{"HTTP/1.1 200 OK\r\n\r\nand more", "garbage\r\n\r\n", "HTTP/1.1 200 OK\r\n" + strings.Repeat("A: b\r\n", 20000)} {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				http.ReadRequest(bufio.NewReader(conn))
+				io.WriteString(conn, answer)
+				defer conn.Close()
+			}
+		}()
+		for range 3 {
+			if _, _, err := Dial(t.Context(), "ws://"+plain, &DialOptions{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: l.Addr().String()})}); err == nil || !strings.Contains(err.Error(), "proxy: ") {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// serveSOCKS5 serves RFC 1928 with a password, RFC 1929.
+func serveSOCKS5(t *testing.T, user, password string, tunnels *atomic.Int32) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	serve := func(conn net.Conn) {
+		r := bufio.NewReader(conn)
+		next := func(n int) []byte {
+			b := make([]byte, n)
+			io.ReadFull(r, b)
+			return b
+		}
+		methods := next(int(next(2)[1]))
+		if !bytes.Contains(methods, []byte{2}) {
+			conn.Write([]byte{5, 0xff})
+			conn.Close()
+			return
+		}
+		conn.Write([]byte{5, 2})
+		next(1)
+		name := next(int(next(1)[0]))
+		word := next(int(next(1)[0]))
+		if string(name) != user || string(word) != password {
+			conn.Write([]byte{1, 1})
+			conn.Close()
+			return
+		}
+		conn.Write([]byte{1, 0})
+		var host string
+		switch next(4)[3] {
+		case 1:
+			host = net.IP(next(4)).String()
+		case 3:
+			host = string(next(int(next(1)[0])))
+		}
+		there, err := net.Dial("tcp", net.JoinHostPort(host, fmt.Sprint(binary.BigEndian.Uint16(next(2)))))
+		if err != nil {
+			conn.Close()
+			return
+		}
+		conn.Write([]byte{5, 0, 0, 1, 0, 0, 0, 0, 0, 0})
+		tunnels.Add(1)
+		join(conn, r, there)
+	}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go serve(conn)
+		}
+	}()
+	return l.Addr().String()
+}
+
+// A clientFrame is one as a server gets it.
+type clientFrame struct {
+	first   byte
+	masked  bool
+	mask    [4]byte
+	payload []byte
+}
+
+// readFrame reads a client's frame.
+func readFrame(t *testing.T, r io.Reader) clientFrame {
+	t.Helper()
+	var h [14]byte
+	read := func(p []byte) {
+		if _, err := io.ReadFull(r, p); err != nil {
+			t.Error(err)
+		}
+	}
+	read(h[:2])
+	n := int(h[1] & 0x7f)
+	switch n {
+	case 126:
+		read(h[2:4])
+		n = int(binary.BigEndian.Uint16(h[2:]))
+	case 127:
+		read(h[2:10])
+		n = int(binary.BigEndian.Uint64(h[2:]))
+	}
+	f := clientFrame{first: h[0], masked: h[1]&0x80 != 0, payload: make([]byte, n)}
+	if f.masked {
+		read(f.mask[:])
+	}
+	read(f.payload)
+	for i := range f.payload {
+		f.payload[i] ^= f.mask[i&3]
+	}
+	return f
+}
+
+// TestMasks looks at each frame that a client can send, RFC 6455 section 5.3.
+func TestMasks(t *testing.T) {
+	for _, own := range []bool{false, true} {
+		for _, compression := range []bool{false, true} {
+			t.Run(fmt.Sprintf("own %v, compression %v", own, compression), func(t *testing.T) {
+				var count atomic.Uint32
+				o := &DialOptions{OutgoingFrameSize: 10000, Compression: compression}
+				if own {
+					o.MaskGenerator = func() uint32 { return 0x01020300 + count.Add(1) }
+				}
+				extension := "X: y"
+				if compression {
+					extension = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+				}
+				frames := make(chan clientFrame, 100)
+				addr := answering(t, welcome(extension), func(conn net.Conn, r *bufio.Reader) {
+					for {
+						f := readFrame(t, r)
+						frames <- f
+						if f.first&0x0f == 8 {
+							conn.Write([]byte{0x88, 0})
+							close(frames)
+							return
+						}
+					}
+				})
+				s, _, err := Dial(t.Context(), "ws://"+addr, o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				big := bytes.Repeat([]byte("0123456789"), 2500)
+				s.Write(t.Context(), Text, []byte("small"))
+				s.Write(t.Context(), Text, nil)
+				s.Post(Binary, big)
+				w, _ := s.Writer(t.Context(), Text)
+				io.WriteString(w, "streamed")
+				s.writeControl(websocket.PingMessage, []byte("in between"))
+				w.Close()
+				Broadcast(slices.Values([]*Socket{s}), Text, []byte("to all"))
+				s.writeControl(websocket.PingMessage, []byte("ping"))
+				s.Close(1000, "bye")
+
+				masks := make(map[[4]byte]bool)
+				var plain []string
+				message := ""
+				for f := range frames {
+					if !f.masked || masks[f.mask] {
+						t.Errorf("%+v", f)
+					}
+					masks[f.mask] = true
+					if own && f.mask[1] != 3 && f.mask[2] != 2 && f.mask[3] != 1 {
+						t.Errorf("mask %v", f.mask)
+					}
+					if f.first&0x08 != 0 {
+						plain = append(plain, string(f.payload))
+						continue
+					}
+					if !compression {
+						if len(f.payload) > 10000 {
+							t.Errorf("a frame of %d bytes", len(f.payload))
+						}
+						if message += string(f.payload); f.first&0x80 != 0 {
+							plain = append(plain, message)
+							message = ""
+						}
+					}
+				}
+				want := []string{"in between", "ping", "\x03\xe8bye"}
+				if !compression {
+					want = []string{"small", "", string(big), "in between", "streamed", "to all", "ping", "\x03\xe8bye"}
+				}
+				if !slices.Equal(plain, want) {
+					t.Errorf("%.200q", plain)
+				}
+			})
+		}
+	}
+}
+
+// TestOutgoingFrameSize looks at the frames around the limit, on either side.
+func TestOutgoingFrameSizeOfClients(t *testing.T) {
+	for _, test := range []struct{ limit, size, frames int }{
+		{0, 1 << 20, 1}, {0, 5000, 1}, {1000, 999, 1}, {1000, 1000, 1}, {1000, 1001, 2}, {1000, 2000, 2}, {1000, 2001, 3}, {1, 3, 3}, {1 << 17, 1 << 17, 1}, {1 << 17, 1<<17 + 1, 2},
+	} {
+		got := make(chan int)
+		addr := answering(t, welcome(), func(conn net.Conn, r *bufio.Reader) {
+			for n, size := 1, 0; ; n++ {
+				f := readFrame(t, r)
+				size += len(f.payload)
+				if f.first&0x80 != 0 {
+					if size != test.size {
+						t.Errorf("%d bytes", size)
+					}
+					got <- n
+					return
+				}
+			}
+		})
+		s, _, err := Dial(t.Context(), "ws://"+addr, &DialOptions{OutgoingFrameSize: test.limit})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Write(t.Context(), Binary, make([]byte, test.size))
+		if n := <-got; n != test.frames {
+			t.Errorf("%d bytes with a limit of %d: %d frames", test.size, test.limit, n)
+		}
+		s.Abort()
+	}
+}
+
+func TestClientsHoldServersToTheRules(t *testing.T) {
+	for name, test := range map[string]struct {
+		frames string
+		code   CloseCode
+	}{
+		"masked":   {"\x81\x82\x01\x02\x03\x04\x69\x6b", CloseProtocolError},
+		"too long": {"\x82\x7e\x04\x01" + strings.Repeat("x", 1025), CloseMessageTooBig},
+		"UTF-8":    {"\x81\x01\xff", CloseInvalidFramePayloadData},
+		"reserved": {"\xc1\x01a", CloseProtocolError},
+	} {
+		t.Run(name, func(t *testing.T) {
+			closed := make(chan clientFrame, 1)
+			addr := answering(t, welcome()+test.frames, func(conn net.Conn, r *bufio.Reader) {
+				closed <- readFrame(t, r)
+				io.Copy(io.Discard, r)
+			})
+			s, _, err := Dial(t.Context(), "ws://"+addr, &DialOptions{MaxMessageSize: 1024})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := s.Read(t.Context()); s.CloseCode() != test.code {
+				t.Error(err)
+			}
+			if f := <-closed; f.first != 0x88 || CloseCode(binary.BigEndian.Uint16(f.payload)) != test.code {
+				t.Errorf("%+v", f)
+			}
+		})
+	}
+}
+
+// TestClientsLetServersCloseFirst is RFC 6455 section 7.1.1.
+func TestClientsLetServersCloseFirst(t *testing.T) {
+	order := make(chan string, 2)
+	addr := answering(t, welcome(), func(conn net.Conn, r *bufio.Reader) {
+		readFrame(t, r)
+		conn.Write([]byte{0x88, 2, 3, 0xe8})
+		conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		if _, err := r.ReadByte(); errors.Is(err, os.ErrDeadlineExceeded) {
+			order <- "still open"
+		}
+		conn.(*net.TCPConn).CloseWrite()
+		conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := r.ReadByte(); err == io.EOF {
+			order <- "closed"
+		}
+	})
+	s, _, err := Dial(t.Context(), "ws://"+addr, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(1000, ""); err != nil {
+		t.Error(err)
+	}
+	if a, b := <-order, <-order; a != "still open" || b != "closed" {
+		t.Error(a, b)
+	}
+}
+
+func TestClientsKeepAlive(t *testing.T) {
+	pinged := make(chan clientFrame, 10)
+	addr := answering(t, welcome(), func(conn net.Conn, r *bufio.Reader) {
+		for {
+			if _, err := r.Peek(1); err != nil {
+				return
+			}
+			pinged <- readFrame(t, r)
+		}
+	})
+	s, _, err := Dial(t.Context(), "ws://"+addr, &DialOptions{PingInterval: 20 * time.Millisecond, PongTimeout: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Read(t.Context()); !errors.Is(err, ErrPingTimeout) {
+		t.Error(err)
+	}
+	if f := <-pinged; f.first != 0x89 || !f.masked {
+		t.Errorf("%+v", f)
+	}
+}
+
+func TestClientsPing(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	listenAll(h, Events{})
+	s, _, err := Dial(t.Context(), "ws://"+serveRaw(t, h), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Abort()
+	go s.Read(t.Context())
+	if elapsed, err := s.Ping(t.Context(), []byte("hello")); err != nil || elapsed <= 0 {
+		t.Error(elapsed, err)
+	}
+}

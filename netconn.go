@@ -1,0 +1,203 @@
+package foyer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+// NetConn makes a byte stream of a socket's messages: each Write is one message of type t, or several when p is longer
+// than 32 KiB, and Read returns the bytes of the messages that come in, which must be of that type, too.
+//
+// Deadlines work as those of other connections do: they break nothing, and can be lifted. A Read that waits keeps a
+// goroutine, which may take in one message more than was read. When the peer closes with CloseNormalClosure or
+// CloseGoingAway, Read returns io.EOF. Close sends CloseNormalClosure behind everything written and does not wait for
+// the answer; it waits for no longer than CloseTimeout for the kernel to take it. When ctx ends, the socket is aborted.
+//
+// Nothing else may read from the socket.
+func NetConn(ctx context.Context, s *Socket, t MessageType) net.Conn {
+	c := &netConn{socket: s, kind: t, messages: make(chan []byte), closed: make(chan struct{})}
+	c.readBy.init()
+	c.writeBy.init()
+	c.unwatch = context.AfterFunc(ctx, func() { s.abort(ctx.Err()) })
+	return c
+}
+
+// streamPiece is the longest message that a netConn writes.
+const streamPiece = 32 << 10
+
+type netConn struct {
+	socket  *Socket
+	kind    MessageType
+	unwatch func() bool
+
+	reading  sync.Once   // starts pump
+	messages chan []byte // from pump; closed at the end
+	err      error       // that ended pump
+	readMu   sync.Mutex  // guards:
+	rest     []byte      // of the last message
+
+	closing sync.Once
+	closed  chan struct{}
+
+	readBy, writeBy deadline
+}
+
+// pump reads messages. It waits with no deadline, so that none can interrupt it in the middle of a message.
+func (c *netConn) pump() {
+	defer close(c.messages)
+	for {
+		t, p, err := c.socket.Read(background)
+		switch {
+		case err == nil && t != c.kind:
+			c.err = errors.New("foyer: " + t.String() + " message in a stream of " + c.kind.String() + " messages")
+			c.socket.beginClose(CloseUnsupportedData, "")
+			return
+		case err != nil:
+			c.err = err
+			if e := c.socket.end(); e != nil && e.Err == nil && (e.Code == CloseNormalClosure || e.Code == CloseGoingAway) {
+				c.err = io.EOF
+			}
+			return
+		}
+		select {
+		case c.messages <- p:
+		case <-c.closed:
+			c.err = net.ErrClosed
+			return
+		}
+	}
+}
+
+func (c *netConn) Read(p []byte) (int, error) {
+	c.readMu.Lock()
+	defer c.readMu.Unlock()
+	if err := c.readBy.Err(); err != nil {
+		return 0, err
+	}
+	for len(c.rest) == 0 {
+		c.reading.Do(func() { go c.pump() })
+		select {
+		case message, ok := <-c.messages:
+			if !ok {
+				return 0, c.err
+			}
+			c.rest = message
+		case <-c.readBy.Done():
+			return 0, os.ErrDeadlineExceeded
+		case <-c.closed:
+			return 0, net.ErrClosed
+		}
+	}
+	n := copy(p, c.rest)
+	c.rest = c.rest[n:]
+	return n, nil
+}
+
+func (c *netConn) Write(p []byte) (n int, err error) {
+	for {
+		piece := p[n:min(n+streamPiece, len(p))]
+		if err := c.socket.send(&c.writeBy, c.kind, piece, whole); err != nil {
+			return n, err
+		}
+		if n += len(piece); n == len(p) {
+			return n, nil
+		}
+	}
+}
+
+func (c *netConn) Close() error {
+	c.closing.Do(func() {
+		c.unwatch()
+		close(c.closed)
+		c.socket.beginClose(CloseNormalClosure, "")
+		ctx, cancel := context.WithTimeout(background, c.socket.config.closeTimeout)
+		defer cancel()
+		c.socket.Flush(ctx)
+	})
+	return nil
+}
+
+func (c *netConn) LocalAddr() net.Addr  { return c.socket.LocalAddr() }
+func (c *netConn) RemoteAddr() net.Addr { return c.socket.RemoteAddr() }
+
+func (c *netConn) SetDeadline(t time.Time) error {
+	c.readBy.set(t)
+	c.writeBy.set(t)
+	return nil
+}
+
+func (c *netConn) SetReadDeadline(t time.Time) error {
+	c.readBy.set(t)
+	return nil
+}
+
+func (c *netConn) SetWriteDeadline(t time.Time) error {
+	c.writeBy.set(t)
+	return nil
+}
+
+// A deadline is a context that ends at a time which may be changed: who waits for it already notices that. Once it has
+// ended it can begin anew.
+type deadline struct {
+	mu     sync.Mutex // guards:
+	timer  *time.Timer
+	passed chan struct{} // closed when it has
+}
+
+func (d *deadline) init() { d.passed = make(chan struct{}) }
+
+// set moves the deadline to t; the zero time is none.
+func (d *deadline) set(t time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.timer != nil && !d.timer.Stop() || d.hasPassed() {
+		d.passed = make(chan struct{})
+	}
+	d.timer = nil
+	if t.IsZero() {
+		return
+	}
+	passed := d.passed
+	if left := time.Until(t); left > 0 {
+		d.timer = time.AfterFunc(left, func() { close(passed) })
+	} else {
+		close(passed)
+	}
+}
+
+func (d *deadline) hasPassed() bool {
+	select {
+	case <-d.passed:
+		return true
+	default:
+		return false
+	}
+}
+
+// Done returns a channel that is closed when the deadline passes.
+func (d *deadline) Done() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.passed
+}
+
+// Err returns os.ErrDeadlineExceeded when the deadline has passed.
+func (d *deadline) Err() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.hasPassed() {
+		return os.ErrDeadlineExceeded
+	}
+	return nil
+}
+
+// Deadline returns nothing; it may change.
+func (d *deadline) Deadline() (time.Time, bool) { return time.Time{}, false }
+
+// Value returns nil.
+func (d *deadline) Value(any) any { return nil }

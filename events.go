@@ -84,18 +84,18 @@ func (s *Socket) Listen(e Events) {
 // A listener is a socket's Events and where their calls stand.
 type listener struct {
 	Events
-	turns turns // of the reading side
+	asked atomic.Pointer[closeCall] // a close frame is to be sent after Closing
+	turns turns                     // of the reading side
 
 	calls   sync.Mutex // held while a function is called; guards:
+	written uint64     // bytes that BytesWritten was told of
 	told    State      // the last that StateChanged was told
 	warned  bool       // Closing was called
 	failed  bool       // Error was called, if it had to be
-	written uint64     // bytes that BytesWritten was told of
 	over    bool       // Closed was called
 
-	sent    atomic.Bool               // the close frame
-	pending atomic.Bool               // something else than a message is to be told
-	asked   atomic.Pointer[closeCall] // a close frame is to be sent after Closing
+	sent    atomic.Bool // the close frame
+	pending atomic.Bool // something else than a message is to be told
 }
 
 // A closeCall is what Close was called with.

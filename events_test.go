@@ -180,6 +180,12 @@ func (d *diary) note(format string, args ...any) {
 	d.calls.Add(-1)
 }
 
+func (d *diary) all() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.lines)
+}
+
 func (d *diary) String() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -927,5 +933,165 @@ func TestRequestsAreCopies(t *testing.T) {
 			!slices.Equal(again.Header["X-Two"], []string{"a", "b"}) || again.RequestURI != "/chat" || again.RemoteAddr == "" {
 			t.Errorf("%+v", again)
 		}
+	}
+}
+
+// TestFrameHasTheBoundariesOnTheWire sends messages in all sorts of fragments, in pieces of all sizes.
+func TestFrameHasTheBoundariesOnTheWire(t *testing.T) {
+	big := strings.Repeat("0123456789", 3000)
+	messages := [][]string{
+		{"whole"}, {""}, {"one", "two", "three"}, {"", "", "x", ""}, {"", ""}, {big}, {big, "small", big}, {"small", big},
+		{strings.Repeat("a", 100), strings.Repeat("b", 600), "c"}, {"h\xc3", "\xa4llo"},
+	}
+	var want []string
+	var stream []byte
+	for i, fragments := range messages {
+		for j, payload := range fragments {
+			b0 := byte(0)
+			if j == 0 {
+				b0 = byte(1 + i%2)
+			}
+			last := j == len(fragments)-1
+			if last {
+				b0 |= 0x80
+			}
+			stream = append(stream, frame(b0, payload)...)
+			if i%3 == 2 {
+				stream = append(stream, frame(0x89, "ping")...)
+			}
+			want = append(want, fmt.Sprintf("%v frame of %d, %q..., %v", MessageType(1+i%2), len(payload), payload[:min(len(payload), 10)], last))
+		}
+		whole := strings.Join(fragments, "")
+		want = append(want, fmt.Sprintf("%v message of %d", MessageType(1+i%2), len(whole)))
+	}
+	for name, dial := range transports(t) {
+		for _, piece := range []int{1, 7, 1000, 1 << 20} {
+			if piece == 1 && (name == "TLS" || name == "net.Pipe") {
+				continue // a system call and a record for each byte
+			}
+			t.Run(fmt.Sprint(name, ", pieces of ", piece), func(t *testing.T) {
+				h := closeHandler(t, &Handler{})
+				c := dial(t, h)
+				go io.Copy(io.Discard, c.NetConn())
+				s := accept(t, h)
+				var d diary
+				e := d.events()
+				e.Message = func(_ *Socket, t MessageType, p []byte) { d.note("%v message of %d", t, len(p)) }
+				e.Frame = func(_ *Socket, t MessageType, p []byte, last bool) {
+					d.note("%v frame of %d, %q..., %v", t, len(p), p[:min(len(p), 10)], last)
+				}
+				s.Listen(e)
+				for rest := stream; len(rest) > 0; {
+					n := min(piece, len(rest))
+					if _, err := c.NetConn().Write(rest[:n]); err != nil {
+						t.Fatal(err)
+					}
+					rest = rest[n:]
+				}
+				eventually(t, "the last message", func() bool { return len(d.all()) >= len(want) })
+				if got := d.all(); !slices.Equal(got, want) {
+					t.Errorf("%s\ninstead of\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+				}
+				s.Abort()
+			})
+		}
+	}
+}
+
+// TestFramesComeBeforeTheirMessageIsComplete has the rest of a message come only after its first frames were told of.
+func TestFramesComeBeforeTheirMessageIsComplete(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	c, s := connectTCP(t, h)
+	frames := make(chan string, 10)
+	s.Listen(Events{Frame: func(_ *Socket, _ MessageType, p []byte, last bool) { frames <- fmt.Sprint(string(p), last) }})
+	for _, step := range []struct {
+		send []byte
+		told int
+	}{
+		{frame(0x01, "one"), 1}, {frame(0x00, ""), 0} /* an empty one is told of with the next */, {frame(0x00, "two"), 2}, {frame(0x80, "three"), 1},
+	} {
+		c.NetConn().Write(step.send)
+		for range step.told {
+			select {
+			case <-frames:
+			case <-time.After(5 * time.Second):
+				t.Fatalf("%q was not told of", step.send)
+			}
+		}
+	}
+}
+
+func TestACompressedMessageIsOneFrame(t *testing.T) {
+	h := closeHandler(t, &Handler{Compression: true})
+	c := dialCompressed(t, serveRaw(t, h), nil)
+	s := accept(t, h)
+	frames := make(chan string, 10)
+	s.Listen(Events{Frame: func(_ *Socket, _ MessageType, p []byte, last bool) { frames <- fmt.Sprint(len(p), last) }})
+	w, _ := c.NextWriter(websocket.TextMessage)
+	for range 20 {
+		io.WriteString(w, strings.Repeat("lorem ipsum ", 1000))
+	}
+	w.Close()
+	if f := <-frames; f != "240000 true" {
+		t.Error(f)
+	}
+}
+
+// TestBytesWrittenAddUp compares what was told with what came.
+func TestBytesWrittenAddUp(t *testing.T) {
+	for name, dial := range transports(t) {
+		t.Run(name, func(t *testing.T) {
+			h := closeHandler(t, &Handler{})
+			c := dial(t, h)
+			s := accept(t, h)
+			var told, calls atomic.Int64
+			s.Listen(Events{BytesWritten: func(_ *Socket, n int) {
+				told.Add(int64(n))
+				calls.Add(1)
+			}})
+			sent := int64(0)
+			for _, n := range []int{0, 10, 1000, 100000, 300000} {
+				go s.Write(t.Context(), Binary, make([]byte, n))
+				header := 2
+				if n > 125 {
+					header = 4
+				}
+				if n > 65535 {
+					header = 10
+				}
+				sent += int64(header + n)
+				if _, p, err := c.ReadMessage(); err != nil || len(p) != n {
+					t.Fatal(len(p), err)
+				}
+			}
+			eventually(t, "all bytes", func() bool { return told.Load() == sent })
+			if calls.Load() < 2 {
+				t.Errorf("%d calls", calls.Load())
+			}
+		})
+	}
+}
+
+// TestCloseInBytesWritten and other things that one may do there.
+func TestCloseInBytesWritten(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	c, s := connectTCP(t, h)
+	closed := make(chan CloseCode, 1)
+	s.Listen(Events{
+		BytesWritten: func(s *Socket, n int) {
+			if s.BytesToWrite() == 0 {
+				s.Close(4000, "")
+			}
+		},
+		Closed: func(_ *Socket, code CloseCode, _ string) { closed <- code },
+	})
+	s.SendText(t.Context(), "hello")
+	for {
+		if _, _, err := c.ReadMessage(); err != nil {
+			break
+		}
+	}
+	if code := <-closed; code != 4000 {
+		t.Error(code)
 	}
 }

@@ -255,7 +255,7 @@ func TestMessagesOfAClientThatLeftAreNotLost(t *testing.T) {
 	if _, p, err := s.Read(t.Context()); err != nil || string(p) != "last words" {
 		t.Error(string(p), err)
 	}
-	if _, _, err := s.Read(t.Context()); !errors.Is(err, io.EOF) || s.CloseCode() != CloseAbnormalClosure {
+	if _, _, err := s.Read(t.Context()); !errors.Is(err, io.ErrUnexpectedEOF) || s.CloseCode() != CloseAbnormalClosure {
 		t.Error(err)
 	}
 }

@@ -308,6 +308,8 @@ func (s *Socket) readFailed(ctx context.Context) error {
 		return s.violated(broken)
 	case cause == wire.ErrInterrupted:
 		s.abort(ctx.Err())
+	case cause == io.EOF:
+		s.abort(io.ErrUnexpectedEOF) // without a close frame
 	default:
 		s.abort(cause)
 	}

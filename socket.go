@@ -133,7 +133,8 @@ func (o *owner) Ready(onLoop bool)                   { (*Socket)(o).ready(onLoop
 // State returns the present state.
 func (s *Socket) State() State { return State(s.state.Load()) }
 
-// Done returns a channel that is closed when the socket has ended.
+// Done returns a channel that is closed when the socket has ended. The functions of its Events may still be under way
+// then.
 func (s *Socket) Done() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()

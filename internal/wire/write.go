@@ -22,6 +22,7 @@ type output struct {
 	queued    uint64        // bytes taken in since the beginning
 	written   uint64        // of these, those the kernel has
 	holds     int32         // reasons to let nothing leave: more is about to be written
+	blocked   atomic.Bool   // who carries waits for the descriptor's loop to take over
 	open      bool          // bytes may leave: the handshake is over
 	busy      bool          // somebody is carrying bytes
 	gathering gathering     // why one of holds is there
@@ -30,8 +31,7 @@ type output struct {
 	tells     bool          // the owner is told of what was written
 	progress  chan struct{} // closed when written grows; nil when nobody waits
 	err       error
-	blocked   atomic.Bool // who carries waits for the descriptor's loop to take over
-	masker    *masker     // of a client's frames; nil on a server
+	masker    *masker // of a client's frames; nil on a server
 }
 
 // A queue is bytes that wait to be written.

@@ -1,0 +1,17 @@
+module github.com/foyerws/foyer/examples/proxyproto
+
+go 1.25.0
+
+require (
+	github.com/foyerws/foyer v0.0.0
+	github.com/pires/go-proxyproto v0.15.0
+)
+
+require (
+	github.com/gorilla/websocket v1.5.3 // indirect
+	golang.org/x/net v0.55.0 // indirect
+	golang.org/x/sys v0.45.0 // indirect
+	golang.org/x/text v0.37.0 // indirect
+)
+
+replace github.com/foyerws/foyer => ../../

@@ -1,0 +1,176 @@
+// Package foyertest is to programs built on foyer what net/http/httptest is to handlers: servers on this machine, and
+// pairs of sockets that need none.
+package foyertest
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	neturl "net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/foyerws/foyer"
+)
+
+// patience is for how long a test is made to wait before it fails.
+const patience = 10 * time.Second
+
+// A Server serves a handler on this machine, over ws and wss.
+type Server struct {
+	URL       string      // ws://127.0.0.1:port
+	SecureURL string      // wss://127.0.0.1:port
+	TLSConfig *tls.Config // trusts the certificate behind SecureURL
+}
+
+// NewServer serves h until the test ends: a *foyer.Handler, which is closed then, or a router or middleware with one
+// somewhere in it.
+func NewServer(t testing.TB, h http.Handler) *Server {
+	t.Helper()
+	plain, secure := httptest.NewServer(h), httptest.NewUnstartedServer(h)
+	secure.StartTLS()
+	t.Cleanup(func() {
+		if closer, ok := h.(io.Closer); ok {
+			closer.Close()
+		}
+		plain.Close()
+		secure.Close()
+	})
+	return &Server{
+		URL:       "ws" + strings.TrimPrefix(plain.URL, "http"),
+		SecureURL: "wss" + strings.TrimPrefix(secure.URL, "https"),
+		TLSConfig: secure.Client().Transport.(*http.Transport).TLSClientConfig,
+	}
+}
+
+// Dial opens a socket to s for the time of the test: path is what stands behind the address, such as "/chat?room=1". o
+// may be nil. A refusal fails the test.
+func (s *Server) Dial(t testing.TB, path string, o *foyer.DialOptions) *foyer.Socket {
+	t.Helper()
+	return Dial(t, s.URL+path, o)
+}
+
+// DialSecure is Dial over wss.
+func (s *Server) DialSecure(t testing.TB, path string, o *foyer.DialOptions) *foyer.Socket {
+	t.Helper()
+	var trusting foyer.DialOptions
+	if o != nil {
+		trusting = *o
+	}
+	if trusting.TLSConfig == nil {
+		trusting.TLSConfig = s.TLSConfig
+	}
+	return Dial(t, s.SecureURL+path, &trusting)
+}
+
+// Dial opens a socket to a URL for the time of the test: it is aborted at the end, if it is open still. A refusal fails the
+// test, which is told what the server has said.
+func Dial(t testing.TB, url string, o *foyer.DialOptions) *foyer.Socket {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	s, resp, err := foyer.Dial(ctx, url, o)
+	if err != nil {
+		body := ""
+		if resp != nil {
+			b, _ := io.ReadAll(resp.Body)
+			body = "\n" + resp.Status + "\n" + string(b)
+		}
+		t.Fatalf("dialling %s: %v%s", url, err, body)
+	}
+	t.Cleanup(func() { s.Abort() })
+	return s
+}
+
+// Pair returns both ends of a socket of h over memory, without a port: what one writes the other reads. The handshake is a
+// real one, for ws://example.com/, so that h's limits, hooks and keepalive are in force; h's pool is passed by. It
+// works in a bubble of testing/synctest, where keepalive and timeouts run on fake time. Both sockets are aborted when the
+// test ends.
+func Pair(t testing.TB, h *foyer.Handler) (client, server *foyer.Socket) {
+	t.Helper()
+	return PairWith(t, h, "ws://example.com/", nil)
+}
+
+// PairWith is Pair for a URL and options of the client's. NetDial and Proxy have no effect.
+func PairWith(t testing.TB, h *foyer.Handler, url string, o *foyer.DialOptions) (client, server *foyer.Socket) {
+	t.Helper()
+	var options foyer.DialOptions
+	if o != nil {
+		options = *o
+	}
+	type upgraded struct {
+		s   *foyer.Socket
+		err error
+	}
+	served := make(chan upgraded, 1)
+	options.Proxy = func(*http.Request) (*neturl.URL, error) { return nil, nil }
+	options.NetDial = func(context.Context, string, string) (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		go func() {
+			s, err := upgrade(h, theirs)
+			served <- upgraded{s, err}
+		}()
+		return ours, nil
+	}
+	client = Dial(t, url, &options)
+	end := <-served
+	if end.err != nil {
+		t.Fatal(end.err)
+	}
+	t.Cleanup(func() { end.s.Abort() })
+	return client, end.s
+}
+
+// upgrade serves one request on conn.
+func upgrade(h *foyer.Handler, conn net.Conn) (*foyer.Socket, error) {
+	r := bufio.NewReader(conn)
+	request, err := http.ReadRequest(r)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	request.RemoteAddr = conn.RemoteAddr().String()
+	w := &response{conn: conn, rw: bufio.NewReadWriter(r, bufio.NewWriter(conn)), header: make(http.Header)}
+	s, err := h.Upgrade(w, request)
+	if err != nil {
+		w.finish()
+	}
+	return s, err
+}
+
+// A response is an http.ResponseWriter on a connection that can be hijacked.
+type response struct {
+	conn   net.Conn
+	rw     *bufio.ReadWriter
+	header http.Header
+	status int
+	body   strings.Builder
+	taken  bool
+}
+
+func (w *response) Header() http.Header         { return w.header }
+func (w *response) WriteHeader(status int)      { w.status = status }
+func (w *response) Write(p []byte) (int, error) { return w.body.Write(p) }
+
+func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	w.taken = true
+	return w.conn, w.rw, nil
+}
+
+// finish sends a refusal.
+func (w *response) finish() {
+	defer w.conn.Close()
+	if w.taken {
+		return
+	}
+	answer := http.Response{
+		StatusCode: w.status, ProtoMajor: 1, ProtoMinor: 1, Header: w.header, Close: true,
+		ContentLength: int64(w.body.Len()), Body: io.NopCloser(strings.NewReader(w.body.String())),
+	}
+	answer.Write(w.conn)
+}

@@ -1045,6 +1045,7 @@ func TestBytesWrittenAddUp(t *testing.T) {
 			c := dial(t, h)
 			s := accept(t, h)
 			var told, calls atomic.Int64
+			eventually(t, "the end of the handshake", func() bool { return s.BytesToWrite() == 0 })
 			s.Listen(Events{BytesWritten: func(_ *Socket, n int) {
 				told.Add(int64(n))
 				calls.Add(1)

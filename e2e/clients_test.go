@@ -35,7 +35,7 @@ func program(t *testing.T, name string) string {
 // servers serves an echo through net/http and through a Server, and returns the URLs.
 func servers(t *testing.T, compression bool) map[string]string {
 	t.Helper()
-	h := &foyer.Handler{Compression: compression, Origins: foyer.AnyOrigin()}
+	h := &foyer.Handler{Compression: compression, Origins: foyer.AnyOrigin(), Subprotocols: []string{"chat.v1"}}
 	go h.ForEach(context.Background(), func(ctx context.Context, s *foyer.Socket) {
 		for {
 			t, p, err := s.Read(ctx)

@@ -11,6 +11,7 @@
 #include <QtNetwork/QSslConfiguration>
 #include <QtNetwork/QSslKey>
 #include <QtWebSockets/QWebSocket>
+#include <QtWebSockets/QWebSocketCorsAuthenticator>
 #include <QtWebSockets/QWebSocketHandshakeOptions>
 #include <QtWebSockets/QWebSocketServer>
 
@@ -90,9 +91,11 @@ static int client(QCoreApplication &app, const QStringList &args)
 {
     auto *s = new QWebSocket(args[3], QWebSocketProtocol::VersionLatest, &app);
     watch(s);
-    s->ignoreSslErrors();
     QObject::connect(s, &QWebSocket::connected, [s] { say("connected " + s->subprotocol()); });
-    QObject::connect(s, &QWebSocket::sslErrors, [](const QList<QSslError> &errors) { say("ssl " + errors.first().errorString()); });
+    QObject::connect(s, &QWebSocket::sslErrors, [s](const QList<QSslError> &errors) {
+        say("ssl " + errors.first().errorString());
+        s->ignoreSslErrors();
+    });
     QWebSocketHandshakeOptions options;
     if (args.size() > 4 && !args[4].isEmpty())
         options.setSubprotocols(args[4].split(','));

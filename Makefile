@@ -1,4 +1,4 @@
-.PHONY: test lint bench fuzz
+.PHONY: test lint bench fuzz e2e
 
 FUZZTIME ?= 10m
 
@@ -18,3 +18,7 @@ bench:
 
 fuzz:
 	bash .ci/fuzz $(FUZZTIME)
+
+e2e:
+	npm ci --prefix e2e/node --no-audit --no-fund
+	FOYER_E2E=all FOYER_SCREENSHOT=$(CURDIR)/docs/echo.png go test -count=1 -v ./e2e

@@ -27,7 +27,11 @@ func TestProgramsInTheDocuments(t *testing.T) {
 		}
 		for i, block := range strings.Split(string(text), "```go\n")[1:] {
 			program, _, _ := strings.Cut(block, "```")
-			file := filepath.Join(t.TempDir(), "main.go")
+			name := "main.go"
+			if strings.Contains(program, `"testing"`) {
+				name = "main_test.go"
+			}
+			file := filepath.Join(t.TempDir(), name)
 			if err := os.WriteFile(file, []byte(program), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -66,7 +70,7 @@ func TestLinksInTheDocuments(t *testing.T) {
 
 // TestExportedNamesAreDocumented looks at every exported name of the packages that programs import.
 func TestExportedNamesAreDocumented(t *testing.T) {
-	for _, dir := range []string{".", "middleware"} {
+	for _, dir := range []string{".", "middleware", "foyertest"} {
 		files, _ := filepath.Glob(filepath.Join(dir, "*.go"))
 		for _, name := range files {
 			if strings.HasSuffix(name, "_test.go") {

@@ -479,3 +479,95 @@ func TestShortMessageThatBeganIsFinished(t *testing.T) {
 		t.Error(len(p), err)
 	}
 }
+
+// TestOutgoingFrameSizeOfServers looks at the frames around the limit.
+func TestOutgoingFrameSizeOfServers(t *testing.T) {
+	for _, test := range []struct{ limit, size, frames int }{
+		{0, 1 << 20, 1}, {1000, 999, 1}, {1000, 1000, 1}, {1000, 1001, 2}, {1000, 2000, 2}, {1000, 2001, 3}, {1, 3, 3}, {1 << 17, 1 << 17, 1}, {1 << 17, 1<<17 + 1, 2},
+	} {
+		h := closeHandler(t, &Handler{OutgoingFrameSize: test.limit})
+		conn := dialTCP(t, serveRaw(t, h))
+		_, br := ask(t, conn, handshakeRequest())
+		s := accept(t, h)
+		go s.Write(t.Context(), Binary, make([]byte, test.size))
+		frames, size := 0, 0
+		for last := false; !last; frames++ {
+			f := readFrame(t, br)
+			if f.masked || test.limit > 0 && len(f.payload) > test.limit {
+				t.Fatalf("a frame of %d bytes", len(f.payload))
+			}
+			size += len(f.payload)
+			last = f.first&0x80 != 0
+		}
+		if frames != test.frames || size != test.size {
+			t.Errorf("%d bytes with a limit of %d: %d bytes in %d frames", test.size, test.limit, size, frames)
+		}
+	}
+}
+
+// TestPingsPassLongMessages has 100 MiB under way in either direction, in fragments, and pings answered meanwhile.
+func TestPingsPassLongMessages(t *testing.T) {
+	const size = 100 << 20
+	h := closeHandler(t, &Handler{MaxMessageSize: -1, OutgoingFrameSize: 64 << 10})
+	addr := serveRaw(t, h)
+	c, _, err := Dial(t.Context(), "ws://"+addr, &DialOptions{MaxMessageSize: -1, OutgoingFrameSize: 64 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Abort()
+	s := accept(t, h)
+	for _, way := range []struct{ from, to *Socket }{{s, c}, {c, s}} {
+		received := make(chan int64, 1)
+		go func() {
+			_, r, err := way.to.Reader(t.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			n, _ := io.Copy(io.Discard, r)
+			received <- n
+		}()
+		stop := make(chan struct{})
+		ctx, stopReading := context.WithCancel(t.Context())
+		reading := make(chan struct{})
+		go func() { // the pongs
+			way.from.Read(ctx)
+			close(reading)
+		}()
+		pings := make(chan int, 1)
+		go func() {
+			n := 0
+			for {
+				select {
+				case <-stop:
+					pings <- n
+					return
+				default:
+				}
+				if _, err := way.from.Ping(t.Context(), nil); err != nil {
+					t.Error(err)
+				}
+				n++
+			}
+		}()
+		w, err := way.from.Writer(t.Context(), Binary)
+		if err != nil {
+			t.Fatal(err)
+		}
+		piece := make([]byte, 1<<20)
+		for range size >> 20 {
+			if _, err := w.Write(piece); err != nil {
+				t.Fatal(err)
+			}
+		}
+		close(stop)
+		w.Close()
+		if n := <-received; n != size {
+			t.Errorf("%d bytes came", n)
+		}
+		if n := <-pings; n < 5 {
+			t.Errorf("%d pings were answered meanwhile", n)
+		}
+		stopReading()
+		<-reading
+	}
+}

@@ -46,7 +46,7 @@ func listen(addr string, balancers []string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	policy, err := proxyproto.ConnStrictWhiteListPolicy(balancers)
+	policy, err := proxyproto.PolicyFromRanges(balancers, proxyproto.REQUIRE, proxyproto.REJECT)
 	if err != nil {
 		l.Close()
 		return nil, err

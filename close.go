@@ -130,9 +130,10 @@ func (s *Socket) drain() {
 func (s *Socket) peerClosed(code CloseCode, reason string) {
 	s.wire.Unwatch() // a context that ends with the socket must not cut its farewell short
 	s.warnReader()
+	end := s.decided(&CloseError{Code: code, Reason: reason})
 	s.beginClosing(code, "")
 	s.wire.Scatter()
-	s.finish(&CloseError{Code: code, Reason: reason}, answered)
+	s.finish(end, answered)
 }
 
 // violated ends the socket because the peer broke a rule, and returns how it ended.
@@ -144,9 +145,18 @@ func (s *Socket) violated(broken *wire.ProtocolError) error {
 	}
 	s.wire.Unwatch()
 	s.warnReader()
+	end := s.decided(&CloseError{Code: code, Reason: broken.Reason, Err: cause})
 	s.beginClosing(code, broken.Reason)
-	s.finish(&CloseError{Code: code, Reason: broken.Reason, Err: cause}, farewell)
+	s.finish(end, farewell)
 	return s.Err()
+}
+
+// decided notes how the socket will have ended, even if our close frame cannot be sent any more.
+func (s *Socket) decided(end *CloseError) *CloseError {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ending = end
+	return end
 }
 
 // An ending is how a connection is closed.
@@ -164,6 +174,9 @@ func (s *Socket) finish(e *CloseError, how ending) {
 	if s.ended != nil {
 		s.mu.Unlock()
 		return
+	}
+	if s.ending != nil {
+		e = s.ending
 	}
 	s.ended = e
 	s.state.Store(int32(Closed))

@@ -69,6 +69,7 @@ func (s *Socket) Listen(e Events) {
 	if !reads && s.State() == Open || !s.events.CompareAndSwap(nil, l) {
 		panic("foyer: Listen on a socket that is being read, or listens")
 	}
+	s.config.registry.listens()
 	if s.State() != Open {
 		s.announce()
 	}
@@ -377,6 +378,7 @@ func (s *Socket) tell(l *listener) {
 	}
 	l.over = true
 	s.contained(func() {
+		defer s.config.registry.told()
 		if l.Closed != nil {
 			l.Closed(s, end.Code, end.Reason)
 		}

@@ -1096,3 +1096,31 @@ func TestCloseInBytesWritten(t *testing.T) {
 		t.Error(code)
 	}
 }
+
+// TestShutdownWaitsForClosed lets a program exit after it.
+func TestShutdownWaitsForClosed(t *testing.T) {
+	for name, dial := range transports(t) {
+		t.Run(name, func(t *testing.T) {
+			h := closeHandler(t, &Handler{})
+			var told atomic.Int32
+			listenAll(h, Events{Closed: func(*Socket, CloseCode, string) {
+				time.Sleep(20 * time.Millisecond)
+				told.Add(1)
+			}})
+			for range 5 {
+				c := dial(t, h)
+				go func() {
+					for {
+						if _, _, err := c.ReadMessage(); err != nil {
+							return
+						}
+					}
+				}()
+			}
+			eventually(t, "the sockets", func() bool { return h.Stats().Accepted == 5 })
+			if err := h.Shutdown(t.Context()); err != nil || told.Load() != 5 {
+				t.Error(err, told.Load())
+			}
+		})
+	}
+}

@@ -578,7 +578,7 @@ func (h *Handler) LastError() error {
 
 // Shutdown closes the Handler in an orderly way: new handshakes get 503, those under way are broken off, Accept returns
 // ErrClosed, and every socket, accepted or pending, gets a close frame with CloseGoingAway. It waits until all have
-// answered it, and returns nil then. When ctx ends before, the rest is cut off and the error of ctx is returned.
+// answered it, and Closed was called for those that listen, and returns nil then. When ctx ends before, the rest is cut off and the error of ctx is returned.
 //
 // http.Server.Shutdown neither closes nor waits for sockets: call it first, so that no requests come in any more, and
 // then this.

@@ -145,15 +145,21 @@ func (s *Socket) tookPlain(err error) {
 // openMessage returns a reader of the message at hand.
 func (s *Socket) openMessage(ctx context.Context) (MessageType, *messageReader, error) {
 	size := s.wire.FrameLeft()
+	deflated := s.wire.TakeCompressed()
 	t, r, err := s.engine().NextReader()
 	if err != nil {
 		return 0, nil, s.readFailed(ctx)
 	}
-	s.message = &messageReader{socket: s, ctx: ctx, from: r, text: t == int(Text), first: size}
-	if s.wire.MidMessage() && !s.wire.Compressed() {
-		s.message.frame.end = s.wire.FrameEnd()
+	m := &messageReader{socket: s, ctx: ctx, from: r, text: t == int(Text), first: size}
+	switch {
+	case deflated:
+		m.inflater = newInflater(r)
+		m.from = m.inflater
+	case s.wire.MidMessage():
+		m.frame.end = s.wire.FrameEnd()
 	}
-	return MessageType(t), s.message, nil
+	s.message = m
+	return MessageType(t), m, nil
 }
 
 var errNotUTF8 = &wire.ProtocolError{Code: int(CloseInvalidFramePayloadData), Reason: "text is not UTF-8 (RFC 6455 section 8.1)"}
@@ -171,14 +177,15 @@ func (s *Socket) waitFailed(ctx context.Context, err error) error {
 type messageReader struct {
 	socket *Socket
 	ctx    context.Context
-	from   io.Reader // gorilla's
+	from   io.Reader // gorilla's, or inflater
 	text   bool
 	utf8   utf8Checker
 	first  int64 // length of the first frame
 	size   int64
 	frame  span // at hand, unless the message is compressed
 
-	onFrame func(p []byte, last bool) // gets each frame, if not nil
+	inflater *inflater                 // nil if the message is not compressed
+	onFrame  func(p []byte, last bool) // gets each frame, if not nil
 
 	dropped  bool // a later call of Read or Reader reads the rest
 	complete bool // read to its end
@@ -191,6 +198,10 @@ func (m *messageReader) Read(p []byte) (int, error) {
 	m.size += int64(n)
 	if err = m.check(p[:n], err); err != nil {
 		s.message = nil
+		if m.inflater != nil {
+			m.inflater.giveBack()
+			m.inflater = nil
+		}
 	}
 	return n, err
 }
@@ -207,9 +218,6 @@ func (m *messageReader) check(p []byte, err error) error {
 		return nil
 	case err != io.EOF:
 		return s.readFailed(m.ctx)
-	case s.wire.MidMessage() || s.wire.FrameLeft() > 0:
-		// gorilla stops at a final block, RFC 7692 section 7.2.3.4, and would lose what comes behind it.
-		return s.violated(&wire.ProtocolError{Code: int(CloseInvalidFramePayloadData), Reason: "data behind the final deflate block"})
 	}
 	m.complete = !m.dropped
 	s.messagesIn.Add(1)

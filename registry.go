@@ -15,6 +15,7 @@ type registry struct {
 	entering map[*wire.Conn]struct{} // connections whose request is being read
 	handling int                     // connections in their handshake, those among them
 	reserved int                     // handshakes that hold a place
+	untold   int                     // sockets that listen and have not called Closed yet
 	sockets  map[*Socket]struct{}
 	closed   bool
 	idle     chan struct{} // closed when nothing is open any more; nil when nobody waits for that
@@ -123,14 +124,29 @@ func (g *registry) remove(s *Socket) {
 	g.wakeIfIdle()
 }
 
+// listens notes that a socket will call Closed.
+func (g *registry) listens() {
+	g.mu.Lock()
+	g.untold++
+	g.mu.Unlock()
+}
+
+// told notes that it has.
+func (g *registry) told() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.untold--
+	g.wakeIfIdle()
+}
+
 func (g *registry) wakeIfIdle() {
-	if g.idle != nil && g.reserved+len(g.sockets)+g.handling == 0 {
+	if g.idle != nil && g.reserved+len(g.sockets)+g.handling+g.untold == 0 {
 		close(g.idle)
 		g.idle = nil
 	}
 }
 
-// whenIdle returns a channel that is closed when no socket is open and no handshake under way.
+// whenIdle returns a channel that is closed when no socket is open, no handshake under way, and each Closed was called.
 func (g *registry) whenIdle() <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()

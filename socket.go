@@ -87,6 +87,7 @@ type Socket struct {
 
 	state      atomic.Int32            // changed in close.go only
 	mu         sync.Mutex              // guards:
+	ending     *CloseError             // how it will end, once that is certain
 	ended      *CloseError             // how, once Closed
 	closeTimer *time.Timer             // ends a close handshake that the peer does not finish
 	pings      *ping                   // that wait for their pong, oldest first

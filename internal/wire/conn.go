@@ -266,6 +266,15 @@ func (c *Conn) FrameEnd() int64 { return c.tap.length }
 // Compressed reports whether the message at hand is compressed.
 func (c *Conn) Compressed() bool { return c.tap.compressed }
 
+// TakeCompressed is Compressed for who will decompress the message at hand, of which nothing was taken yet: gorilla is
+// not told that it is.
+func (c *Conn) TakeCompressed() bool {
+	if c.tap.compressed {
+		c.in.bytes()[0] &^= 0x40
+	}
+	return c.tap.compressed
+}
+
 // FrameLeft returns how many bytes of the frame at hand are still to be read, its header included.
 func (c *Conn) FrameLeft() int64 { return c.left }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -461,12 +462,20 @@ func hear(r io.Reader, masked bool, count int) (heard []string, err error) {
 	return heard, nil
 }
 
+// caseTimeout is how long a case may take.
+func caseTimeout() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("FOYER_CONFORMANCE_PATIENCE")); err == nil {
+		return d
+	}
+	return 10 * time.Second
+}
+
 // check runs a case in one way, with the bytes in pieces of a size.
 func (c *conformanceCase) check(t *testing.T, w way, servers map[way]string, piece int) {
 	t.Helper()
 	conn, br := w.open(t, servers)
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetDeadline(time.Now().Add(caseTimeout()))
 	var out []byte
 	for _, f := range c.frames {
 		out = append(out, f.bytes(w.server)...)

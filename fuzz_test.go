@@ -1,7 +1,6 @@
 package foyer
 
 import (
-	"bufio"
 	"bytes"
 	"compress/flate"
 	"context"
@@ -13,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -129,36 +129,56 @@ func begins(p []byte, all bool) bool {
 
 const fuzzLimit = 1 << 12
 
+// A scriptedConn is a client that has sent its bytes and hung up.
+type scriptedConn struct {
+	net.Conn // nil: nothing else is called
+	in       *bytes.Reader
+	mu       sync.Mutex // guards:
+	out      bytes.Buffer
+	closed   bool
+}
+
+func (c *scriptedConn) Read(p []byte) (int, error) { return c.in.Read(p) }
+
+func (c *scriptedConn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return 0, net.ErrClosed
+	}
+	return c.out.Write(p)
+}
+
+func (c *scriptedConn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	return nil
+}
+
+func (c *scriptedConn) SetDeadline(time.Time) error      { return nil }
+func (c *scriptedConn) SetReadDeadline(time.Time) error  { return nil }
+func (c *scriptedConn) SetWriteDeadline(time.Time) error { return nil }
+func (c *scriptedConn) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
+func (c *scriptedConn) LocalAddr() net.Addr              { return &net.TCPAddr{} }
+
 // fuzzSocket gives input to a new socket as what its client sends before it hangs up. It returns what became of it, and
 // what the client got.
 func fuzzSocket(t *testing.T, input []byte, compression, events bool) (v verdict, reason string, got []byte) {
-	h := &Handler{Compression: compression, MaxMessageSize: fuzzLimit, CloseTimeout: time.Second}
-	ours, theirs := net.Pipe()
-	output, answered := make(chan []byte, 1), make(chan struct{})
-	go func() {
-		r := bufio.NewReader(ours)
-		http.ReadResponse(r, nil)
-		close(answered)
-		b, _ := io.ReadAll(r)
-		output <- b
-	}()
+	h := &Handler{Compression: compression, MaxMessageSize: fuzzLimit}
+	conn := &scriptedConn{in: bytes.NewReader(input)}
 	header := http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {testKey}}
 	if compression {
 		header.Set("Sec-Websocket-Extensions", "permessage-deflate")
 	}
 	r := &http.Request{Method: "GET", URL: &url.URL{Path: "/"}, ProtoMajor: 1, ProtoMinor: 1, Host: "a", Header: header}
-	if err := h.HandleUpgrade(r, theirs, nil); err != nil {
+	if err := h.HandleUpgrade(r, conn, nil); err != nil {
 		t.Fatal(err)
 	}
 	s := h.NextPending()
-	go func() {
-		<-answered
-		ours.Write(input)
-		if !bytes.Contains(input, []byte{0x88}) { // or the farewell would not be seen
-			time.Sleep(time.Millisecond)
-		}
-		ours.Close()
-	}()
+	if s == nil && len(input) == 0 { // it was seen to have left
+		return verdict{code: CloseAbnormalClosure}, "", nil
+	}
 
 	note := func(_ *Socket, t MessageType, p []byte) {
 		v.messages = append(v.messages, strconv.Itoa(int(t))+string(p))
@@ -188,7 +208,10 @@ func fuzzSocket(t *testing.T, input []byte, compression, events bool) (v verdict
 	if ends != 1 || h.Stats().Closed[v.code] != 1 {
 		t.Fatalf("%d ends, %v", ends, h.Stats().Closed)
 	}
-	return v, reason, <-output
+	conn.mu.Lock()
+	defer conn.mu.Unlock()
+	_, got, _ = bytes.Cut(conn.out.Bytes(), []byte("\r\n\r\n"))
+	return v, reason, got
 }
 
 // checkOutput holds what a server has sent to the rules.

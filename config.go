@@ -87,7 +87,7 @@ func (c *config) limits(deflate bool) *wire.Limits {
 
 // tick is how often sockets are looked after.
 func (c *config) tick() time.Duration {
-	tick := min(c.pongTimeout/4, 5*time.Second)
+	tick := min(c.pongTimeout/4, 2*time.Second)
 	if c.pingInterval > 0 {
 		tick = min(tick, c.pingInterval/4)
 	}

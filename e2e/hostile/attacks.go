@@ -1,0 +1,305 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"compress/flate"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/foyerws/foyer"
+)
+
+// An attack is on a server that was started with certain flags, and may cost it so much memory.
+type attack struct {
+	name   string
+	server []string
+	memory int
+	attack func(addr string, d time.Duration, scale float64) error
+}
+
+const mib = 1 << 20
+
+var attacks = []attack{
+	{"none", nil, 40 * mib, func(string, time.Duration, float64) error { return nil }},
+	{"5,000 silent connections", nil, 100 * mib, silent},
+	{"5,000 handshakes that trickle", nil, 200 * mib, trickle},
+	{"2,000 sockets that are sent to and never read", []string{"-max-write", "65536"}, 400 * mib, deaf},
+	{"1,000 resets a second", nil, 60 * mib, resetStorm},
+	{"handshakes at a full pool", nil, 60 * mib, fullPool},
+	{"1,000 connections with 200 descriptors", []string{"-files", "200"}, 60 * mib, exhaust},
+	{"500 clients with messages of 1 MiB, GOMEMLIMIT of 640 MiB", []string{"-memory", "671088640"}, 700 * mib, large},
+	{"100 clients with compression bombs", []string{"-compression"}, 200 * mib, bombs},
+	{"1,000 frames a second that break rules", nil, 60 * mib, violate},
+}
+
+// addresses are the server's and that of the one whose sockets nobody accepts.
+func addresses(addr string) (server, ignored string) {
+	server, ignored, _ = strings.Cut(addr, " ")
+	return server, ignored
+}
+
+const request = "GET /%s HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
+	"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s\r\n"
+
+// connect opens a TCP connection. Many come from as many addresses as it takes for their ports.
+func connect(addr string, i int) (*net.TCPConn, error) { return connectWith(addr, i, nil) }
+
+func connectWith(addr string, i int, control func(fd uintptr)) (*net.TCPConn, error) {
+	d := net.Dialer{Timeout: 10 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+i%8))}}
+	if control != nil {
+		d.Control = func(_, _ string, c syscall.RawConn) error { return c.Control(control) }
+	}
+	conn, err := d.Dial("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.TCPConn), nil
+}
+
+// upgraded opens a socket and returns its connection.
+func upgraded(addr string, i int, path, header string) (*net.TCPConn, error) {
+	conn, err := connect(addr, i)
+	if err != nil {
+		return nil, err
+	}
+	return upgrade(conn, path, header)
+}
+
+func upgrade(conn *net.TCPConn, path, header string) (*net.TCPConn, error) {
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	fmt.Fprintf(conn, request, path, header)
+	head := make([]byte, 0, 512)
+	for b := make([]byte, 1); !bytes.HasSuffix(head, []byte("\r\n\r\n")); {
+		if _, err := conn.Read(b); err != nil {
+			conn.Close()
+			return nil, err
+		}
+		head = append(head, b[0])
+	}
+	if !bytes.HasPrefix(head, []byte("HTTP/1.1 101 ")) {
+		conn.Close()
+		return nil, fmt.Errorf("%.40q", head)
+	}
+	return conn, nil
+}
+
+// crowd has n connections opened by open, and closes them after d.
+func crowd(n int, d time.Duration, open func(i int) (*net.TCPConn, error)) error {
+	begin := time.Now()
+	conns := make([]*net.TCPConn, n)
+	errs := make([]error, 16)
+	var opening sync.WaitGroup
+	for k := range errs {
+		opening.Go(func() {
+			for i := k; i < n && errs[k] == nil && time.Since(begin) < d; i += len(errs) {
+				conns[i], errs[k] = open(i)
+			}
+		})
+	}
+	opening.Wait()
+	time.Sleep(d - time.Since(begin))
+	for _, conn := range conns {
+		if conn != nil {
+			conn.Close()
+		}
+	}
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// often calls f so many times a second.
+func often(perSecond float64, d time.Duration, f func(i int)) {
+	var running sync.WaitGroup
+	defer running.Wait()
+	begin := time.Now()
+	for i := 0; time.Since(begin) < d; {
+		for ; float64(i) < perSecond*time.Since(begin).Seconds(); i++ {
+			running.Go(func() { f(i) })
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+func silent(addr string, d time.Duration, scale float64) error {
+	addr, _ = addresses(addr)
+	return crowd(int(5000*scale), d, func(i int) (*net.TCPConn, error) { return connect(addr, i) })
+}
+
+func trickle(addr string, d time.Duration, scale float64) error {
+	addr, _ = addresses(addr)
+	return crowd(int(5000*scale), d, func(i int) (*net.TCPConn, error) {
+		conn, err := connect(addr, i)
+		if err == nil {
+			go func() {
+				for _, b := range []byte(fmt.Sprintf(request, "echo", "")) {
+					if _, err := conn.Write([]byte{b}); err != nil {
+						return
+					}
+					time.Sleep(500 * time.Millisecond)
+				}
+			}()
+		}
+		return conn, err
+	})
+}
+
+func deaf(addr string, d time.Duration, scale float64) error {
+	addr, _ = addresses(addr)
+	return crowd(int(2000*scale), d, func(i int) (*net.TCPConn, error) {
+		// With little room on this side, or the kernel would take megabytes for each.
+		conn, err := connectWith(addr, i, func(fd uintptr) { syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) })
+		if err != nil {
+			return nil, err
+		}
+		return upgrade(conn, "news", "")
+	})
+}
+
+func resetStorm(addr string, d time.Duration, scale float64) error {
+	addr, _ = addresses(addr)
+	often(1000*scale, d, func(i int) {
+		if conn, err := upgraded(addr, i, "echo", ""); err == nil {
+			conn.Write(frame(0x81, "hello"))
+			conn.SetLinger(0)
+			conn.Close()
+		}
+	})
+	return nil
+}
+
+func fullPool(addr string, d time.Duration, scale float64) error {
+	_, addr = addresses(addr)
+	var mu sync.Mutex
+	var in []*net.TCPConn
+	often(1000*scale, d, func(i int) {
+		if conn, err := upgraded(addr, i, "ignored", ""); err == nil {
+			mu.Lock()
+			in = append(in, conn)
+			mu.Unlock()
+		}
+	})
+	for _, conn := range in {
+		conn.Close()
+	}
+	if len(in) != 30 {
+		return fmt.Errorf("%d got into a pool of 30", len(in))
+	}
+	return nil
+}
+
+func exhaust(addr string, d time.Duration, scale float64) error {
+	addr, _ = addresses(addr)
+	return crowd(int(1000*scale), d, func(i int) (*net.TCPConn, error) { return connect(addr, i) })
+}
+
+func large(addr string, d time.Duration, scale float64) error {
+	addr, _ = addresses(addr)
+	message := frame(0x82, strings.Repeat("x", mib))
+	return crowd(int(500*scale), d, func(i int) (*net.TCPConn, error) {
+		conn, err := upgraded(addr, i, "echo", "")
+		if err == nil {
+			go io.Copy(io.Discard, conn)
+			go func() {
+				for rest := message; ; rest = message {
+					for ; len(rest) > 0; rest = rest[min(16<<10, len(rest)):] { // all of them are half-way through most of the time
+						if _, err := conn.Write(rest[:min(16<<10, len(rest))]); err != nil {
+							return
+						}
+						time.Sleep(50 * time.Millisecond)
+					}
+				}
+			}()
+		}
+		return conn, err
+	})
+}
+
+func bombs(addr string, d time.Duration, scale float64) error {
+	addr, _ = addresses(addr)
+	var b bytes.Buffer
+	w, _ := flate.NewWriter(&b, flate.BestCompression)
+	w.Write(make([]byte, 100*mib))
+	w.Flush()
+	bomb := frame(0xc2, b.String())
+	often(100*scale, d, func(i int) {
+		if conn, err := upgraded(addr, i, "echo", "Sec-WebSocket-Extensions: permessage-deflate\r\n"); err == nil {
+			conn.Write(bomb)
+			io.Copy(io.Discard, conn)
+			conn.Close()
+		}
+	})
+	return nil
+}
+
+func violate(addr string, d time.Duration, scale float64) error {
+	addr, _ = addresses(addr)
+	bad := [][]byte{frame(0x83, ""), frame(0xf1, "x"), frame(0x80, "x"), frame(0x81, "\xff"), frame(0x88, "\x03"), frame(0x09, ""), {0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, {0x81, 5}}
+	often(1000*scale, d, func(i int) {
+		if conn, err := upgraded(addr, i, "echo", ""); err == nil {
+			conn.Write(bad[i%len(bad)])
+			io.Copy(io.Discard, conn)
+			conn.Close()
+		}
+	})
+	return nil
+}
+
+// frame is one from a client.
+func frame(first byte, payload string) []byte {
+	b := []byte{first}
+	switch n := len(payload); {
+	case n < 126:
+		b = append(b, 0x80|byte(n))
+	case n < 1<<16:
+		b = append(b, 0x80|126, byte(n>>8), byte(n))
+	default:
+		b = append(b, 0x80|127, 0, 0, 0, 0, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
+	}
+	b = append(b, 0, 0, 0, 0) // a mask
+	return append(b, payload...)
+}
+
+// A goodClient has messages echoed.
+type goodClient struct{ s *foyer.Socket }
+
+func newGoodClient(addr string) (*goodClient, error) {
+	addr, _ = addresses(addr)
+	s, _, err := foyer.Dial(context.Background(), "ws://"+addr+"/echo", nil)
+	return &goodClient{s}, err
+}
+
+func (c *goodClient) close() { c.s.Abort() }
+
+// measure returns the 99th percentile of the time that an echo takes.
+func (c *goodClient) measure(d time.Duration) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), d+20*time.Second)
+	defer cancel()
+	message := bytes.Repeat([]byte("x"), 128)
+	var took []time.Duration
+	for begin := time.Now(); time.Since(begin) < d; {
+		sent := time.Now()
+		if err := c.s.Write(ctx, foyer.Binary, message); err != nil {
+			return 0, err
+		}
+		if _, p, err := c.s.Read(ctx); err != nil || !bytes.Equal(p, message) {
+			return 0, fmt.Errorf("%d bytes, %w", len(p), err)
+		}
+		took = append(took, time.Since(sent))
+		time.Sleep(2 * time.Millisecond)
+	}
+	slices.Sort(took)
+	return took[len(took)*99/100], nil
+}

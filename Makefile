@@ -1,4 +1,4 @@
-.PHONY: test lint bench fuzz e2e
+.PHONY: test lint bench fuzz e2e hostile mutate
 
 FUZZTIME ?= 10m
 
@@ -22,3 +22,9 @@ fuzz:
 e2e:
 	npm ci --prefix e2e/node --no-audit --no-fund
 	FOYER_E2E=all FOYER_SCREENSHOT=$(CURDIR)/docs/echo.png go test -count=1 -v ./e2e
+
+hostile:
+	go run ./e2e/hostile
+
+mutate:
+	FOYER_MUTATE=1 go test -timeout 30m -run TestMutations -v .

@@ -30,10 +30,12 @@ func (s *Socket) post(t MessageType, p []byte, prepared *websocket.PreparedMessa
 	}
 	s.wire.Hold()
 	var err error
-	if !s.deflate {
+	if !s.compresses(len(p)) {
 		err = encodePrepared(s.wire, prepared)
 	} else {
-		err = s.engine().WritePreparedMessage(prepared)
+		g := s.engine()
+		g.EnableWriteCompression(true)
+		err = g.WritePreparedMessage(prepared)
 	}
 	s.writeMu.Unlock()
 	s.wire.ReleaseSoon()

@@ -1,6 +1,8 @@
 package foyer
 
 import (
+	"compress/flate"
+	"errors"
 	"log/slog"
 	"runtime/debug"
 	"sync"
@@ -19,6 +21,8 @@ const (
 	defaultPingInterval     = 30 * time.Second
 	defaultPongTimeout      = 30 * time.Second
 	defaultCloseTimeout     = 5 * time.Second
+	defaultLevel            = flate.BestSpeed
+	defaultThreshold        = 128
 )
 
 // lingerTime is how long the end of a connection may wait for the peer to take our last words.
@@ -31,6 +35,8 @@ type config struct {
 	maxWrite     int   // 0: no limit
 	frameSize    int   // 0: messages are not split
 	compression  bool
+	level        int           // of compression
+	threshold    int           // bytes that a message must have to be compressed
 	pingInterval time.Duration // 0: no keepalive
 	pongTimeout  time.Duration
 	closeTimeout time.Duration
@@ -45,7 +51,7 @@ type config struct {
 }
 
 // complete puts the defaults into a config that has what the program has set.
-func (c *config) complete(server bool, maxFrame int64) {
+func (c *config) complete(server bool, maxFrame int64) error {
 	c.maxMessage = orDefault(c.maxMessage, defaultMaxMessageSize)
 	c.maxWrite = orDefault(c.maxWrite, defaultMaxWriteBuffer)
 	c.frameSize = max(c.frameSize, 0)
@@ -55,6 +61,12 @@ func (c *config) complete(server bool, maxFrame int64) {
 	c.plain = wire.Limits{Server: server, MaxFrame: max(maxFrame, 0), MaxMessage: c.maxMessage}
 	c.deflated = c.plain
 	c.deflated.Compression = true
+	c.level = orDefault(c.level, defaultLevel)
+	c.threshold = orDefault(c.threshold, defaultThreshold)
+	if c.level < flate.BestSpeed || c.level > flate.BestCompression {
+		return errors.New("foyer: CompressionLevel is 1 to 9")
+	}
+	return nil
 }
 
 // orDefault puts the default in for 0, and 0, which then means none, for what is negative.

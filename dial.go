@@ -66,7 +66,8 @@ type DialOptions struct {
 	MaxWriteBuffer, OutgoingFrameSize       int
 
 	// Compression offers permessage-deflate (RFC 7692), without context takeover, as in Handler.
-	Compression bool
+	Compression                            bool
+	CompressionLevel, CompressionThreshold int
 
 	// Logger gets panics of the program's functions (level Error). Nil is none.
 	Logger *slog.Logger
@@ -88,12 +89,16 @@ func Dial(ctx context.Context, target string, o *DialOptions) (*Socket, *http.Re
 	if err != nil {
 		return nil, nil, err
 	}
+	cfg, err := o.config()
+	if err != nil {
+		return nil, nil, err
+	}
 	if timeout := orDefault(o.HandshakeTimeout, defaultHandshakeTimeout); timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, timeout, ErrHandshakeTimeout)
 		defer cancel()
 	}
-	s, resp, err := o.dial(ctx, u, header)
+	s, resp, err := o.dial(ctx, cfg, u, header)
 	if deadline, ok := ctx.Deadline(); ok && err != nil && !time.Now().Before(deadline) {
 		<-ctx.Done() // its timer may be later than that of a connection
 	}
@@ -150,14 +155,13 @@ func basicAuth(user *url.Userinfo) string {
 }
 
 // dial makes the connection and performs the handshake on it.
-func (o *DialOptions) dial(ctx context.Context, u *url.URL, header http.Header) (*Socket, *http.Response, error) {
+func (o *DialOptions) dial(ctx context.Context, cfg *config, u *url.URL, header http.Header) (*Socket, *http.Response, error) {
 	conn, resp, err := o.connect(ctx, u)
 	if err != nil {
 		return nil, resp, err
 	}
 	c := wire.New(conn, nil)
 	c.Open()
-	cfg := o.config()
 	interrupt := context.AfterFunc(ctx, c.Interrupt)
 	g, resp, err := o.handshake(ctx, c, cfg, u, header)
 	if !interrupt() && err == nil {
@@ -172,26 +176,28 @@ func (o *DialOptions) dial(ctx context.Context, u *url.URL, header http.Header) 
 	c.Mask(o.MaskGenerator)
 	s := newSocket(c, cfg, keepSent(resp.Request, conn), g.Subprotocol(), false, deflate)
 	s.gorilla.Store(g)
+	g.SetCompressionLevel(cfg.level)
 	cfg.registry.reserve(0)
 	cfg.registry.add(s)
 	return s, resp, nil
 }
 
 // config returns what a dialled socket is held to.
-func (o *DialOptions) config() *config {
+func (o *DialOptions) config() (*config, error) {
 	cfg := &config{
 		maxMessage:   o.MaxMessageSize,
 		maxWrite:     o.MaxWriteBuffer,
 		frameSize:    o.OutgoingFrameSize,
 		compression:  o.Compression,
+		level:        o.CompressionLevel,
+		threshold:    o.CompressionThreshold,
 		pingInterval: o.PingInterval,
 		pongTimeout:  o.PongTimeout,
 		closeTimeout: o.CloseTimeout,
 		logger:       o.Logger,
 		registry:     new(registry),
 	}
-	cfg.complete(false, o.MaxFrameSize)
-	return cfg
+	return cfg, cfg.complete(false, o.MaxFrameSize)
 }
 
 // keepSent returns the record of a request that gorilla has sent.

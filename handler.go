@@ -76,6 +76,13 @@ type Handler struct {
 	// for each message, and up to 1.2 MiB while one is being written.
 	Compression bool
 
+	// CompressionLevel is that of compress/flate, from 1, the fastest, to 9. 0 is 1. Others panic at the first use.
+	CompressionLevel int
+
+	// CompressionThreshold is how many bytes a message must have to be compressed; what a Writer sends always is. 0 is
+	// 128; negative is no threshold, and then short messages get longer.
+	CompressionThreshold int
+
 	// PingInterval is after how long without input a client is pinged. 0 is 30 seconds; negative is no keepalive, and
 	// then a client that vanished is only noticed when something is written to it, if at all.
 	PingInterval time.Duration
@@ -114,6 +121,8 @@ func (h *Handler) init() {
 			maxWrite:     h.MaxWriteBuffer,
 			frameSize:    h.OutgoingFrameSize,
 			compression:  h.Compression,
+			level:        h.CompressionLevel,
+			threshold:    h.CompressionThreshold,
 			pingInterval: h.PingInterval,
 			pongTimeout:  h.PongTimeout,
 			closeTimeout: h.CloseTimeout,
@@ -122,7 +131,9 @@ func (h *Handler) init() {
 			registry:     &h.registry,
 			pool:         &h.pool,
 		}
-		h.config.complete(true, h.MaxFrameSize)
+		if err := h.config.complete(true, h.MaxFrameSize); err != nil {
+			panic(err.Error())
+		}
 		h.config.upgrader = newUpgrader(h.config)
 		h.pool.limit(h.MaxPending)
 		h.name.Store(&h.ServerName)

@@ -233,6 +233,7 @@ func (h *Handler) upgrade(c *wire.Conn, r *http.Request, kept record, header htt
 	}
 	s := newSocket(c, h.config, kept, subprotocol, true, deflate)
 	if deflate {
+		g.SetCompressionLevel(h.config.level)
 		s.gorilla.Store(g)
 	}
 	return s, nil

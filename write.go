@@ -57,7 +57,7 @@ func (s *Socket) Writer(ctx context.Context, t MessageType) (io.WriteCloser, err
 		return nil, err
 	}
 	defer s.writeMu.Unlock()
-	w, err := s.engine().NextWriter(int(t))
+	w, err := s.nextWriter(t, s.deflate)
 	if err != nil {
 		return nil, s.writeError(err)
 	}
@@ -80,7 +80,7 @@ func (s *Socket) send(ctx context.Context, t MessageType, p []byte, how patience
 	if err := s.lockWrite(ctx, t, len(p), how != post); err != nil {
 		return err
 	}
-	if s.deflate || s.config.frameSize > 0 && len(p) > s.config.frameSize {
+	if s.compresses(len(p)) || s.config.frameSize > 0 && len(p) > s.config.frameSize {
 		return s.sendPieces(ctx, t, p, how)
 	}
 
@@ -113,9 +113,19 @@ func (s *Socket) send(ctx context.Context, t MessageType, p []byte, how patience
 	return nil
 }
 
+// compresses reports whether a message of n bytes is to be compressed.
+func (s *Socket) compresses(n int) bool { return s.deflate && n >= s.config.threshold }
+
+// nextWriter begins a message with gorilla. The caller has locked writeMu.
+func (s *Socket) nextWriter(t MessageType, compress bool) (io.WriteCloser, error) {
+	g := s.engine()
+	g.EnableWriteCompression(compress)
+	return g.NextWriter(int(t))
+}
+
 // sendPieces sends p through gorilla's buffer, which masks, compresses or splits it. The caller has locked writeMu.
 func (s *Socket) sendPieces(ctx context.Context, t MessageType, p []byte, how patience) error {
-	to, err := s.engine().NextWriter(int(t))
+	to, err := s.nextWriter(t, s.compresses(len(p)))
 	if err != nil {
 		s.writeMu.Unlock()
 		return s.writeError(err)

@@ -2,6 +2,7 @@ package foyer
 
 import (
 	"bytes"
+	"compress/flate"
 	"context"
 	"errors"
 	"fmt"
@@ -569,5 +570,109 @@ func TestPingsPassLongMessages(t *testing.T) {
 		}
 		stopReading()
 		<-reading
+	}
+}
+
+// TestCompressionThreshold looks at which messages are compressed, and how well.
+func TestCompressionThreshold(t *testing.T) {
+	for _, test := range []struct {
+		name                    string
+		frame, threshold, level int
+		size                    int
+		compressed, writer      bool
+		atMost, atLeast         int
+	}{
+		{name: "default, below", size: 127},
+		{name: "default, at", size: 128, compressed: true},
+		{name: "below, in frames", frame: 20, size: 100},
+		{name: "set, below", threshold: 1000, size: 999},
+		{name: "set, at", threshold: 1000, size: 1000, compressed: true},
+		{name: "none", threshold: -1, size: 1, compressed: true},
+		{name: "writer", size: 1, compressed: true, writer: true},
+		{name: "best", level: 9, size: 20000, compressed: true, atMost: 1500},
+		{name: "fastest", level: 1, size: 20000, compressed: true, atLeast: 1500},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := closeHandler(t, &Handler{Compression: true, OutgoingFrameSize: test.frame, CompressionThreshold: test.threshold, CompressionLevel: test.level})
+			conn := dialTCP(t, serveRaw(t, h))
+			_, br := ask(t, conn, handshakeRequest("Sec-WebSocket-Extensions: permessage-deflate"))
+			s := accept(t, h)
+			var text strings.Builder
+			for i := 0; text.Len() < test.size; i++ {
+				fmt.Fprintf(&text, "%d lorem ipsum dolor %d sit amet ", i%7, i%11)
+			}
+			p := text.String()[:test.size]
+			send := map[string]func(){
+				"Write":     func() { s.Write(t.Context(), Text, []byte(p)) },
+				"Post":      func() { s.Post(Text, []byte(p)) },
+				"Broadcast": func() { Broadcast(slices.Values([]*Socket{s}), Text, []byte(p)) },
+			}
+			if test.writer {
+				send = map[string]func(){"Writer": func() {
+					w, _ := s.Writer(t.Context(), Text)
+					io.WriteString(w, p)
+					w.Close()
+				}}
+			}
+			for how, send := range send {
+				send()
+				compressed, size := false, 0
+				for last, first := false, true; !last; first = false {
+					f := readFrame(t, br)
+					compressed = compressed || first && f.first&0x40 != 0
+					last = f.first&0x80 != 0
+					size += len(f.payload)
+				}
+				if compressed != test.compressed || !compressed && size != test.size || test.atMost > 0 && size > test.atMost || size < test.atLeast {
+					t.Errorf("%s: compressed %v, %d bytes", how, compressed, size)
+				}
+			}
+		})
+	}
+	defer func() {
+		if v := recover(); v != "foyer: CompressionLevel is 1 to 9" {
+			t.Error(v)
+		}
+	}()
+	(&Handler{CompressionLevel: 10}).NextPending()
+}
+
+// chat is messages as a chat program sends them.
+func chat() (messages []string) {
+	words := strings.Fields("hello there how are you today I am fine thanks did you see the game last night yes what a goal lol see you later bye")
+	for i := range 500 {
+		var text []string
+		for k := range 3 + i*7%9 {
+			text = append(text, words[(i*5+k*3)%len(words)])
+		}
+		messages = append(messages, fmt.Sprintf(`{"type":"message","room":"general","id":%d,"user":{"id":%d,"name":"user%d"},"time":"2026-11-21T18:%02d:%02dZ","text":%q}`,
+			100000+i, 1000+i%20, i%20, i/60%60, i%60, strings.Join(text, " ")))
+	}
+	return messages
+}
+
+// TestWhatContextTakeoverWouldSave measures what docs/architecture.md says of compression: no message may refer to what came
+// before it.
+func TestWhatContextTakeoverWouldSave(t *testing.T) {
+	plain, alone := 0, 0
+	var together bytes.Buffer
+	for _, level := range []int{1, 9} {
+		plain, alone = 0, 0
+		together.Reset()
+		shared, _ := flate.NewWriter(&together, level)
+		for _, m := range chat() {
+			var b bytes.Buffer
+			w, _ := flate.NewWriter(&b, level)
+			io.WriteString(w, m)
+			w.Flush()
+			plain += len(m)
+			alone += b.Len() - 4
+			io.WriteString(shared, m)
+			shared.Flush()
+		}
+		t.Logf("level %d: %d bytes a message; %d compressed alone, %d with context takeover", level, plain/500, alone/500, together.Len()/500-4)
+	}
+	if alone >= plain || together.Len() >= alone {
+		t.Error(plain, alone, together.Len())
 	}
 }

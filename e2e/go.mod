@@ -17,7 +17,7 @@ require (
 	github.com/chromedp/chromedp v0.23.0
 	github.com/pires/go-proxyproto v0.15.0
 	golang.org/x/net v0.55.0 // indirect
-	golang.org/x/sys v0.45.0 // indirect
+	golang.org/x/sys v0.45.0
 	golang.org/x/text v0.37.0 // indirect
 )
 

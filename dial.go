@@ -112,7 +112,11 @@ func Dial(ctx context.Context, target string, o *DialOptions) (*Socket, *http.Re
 func (o *DialOptions) request(target string) (*url.URL, http.Header, error) {
 	u, err := url.Parse(target)
 	if err != nil {
-		return nil, nil, fmt.Errorf("foyer: dial: %w", err)
+		var malformed *url.Error
+		if errors.As(err, &malformed) {
+			err = malformed.Err // without the URL, which may have a password in it
+		}
+		return nil, nil, fmt.Errorf("foyer: dial: malformed URL: %w", err)
 	}
 	switch {
 	case u.Scheme != "ws" && u.Scheme != "wss":

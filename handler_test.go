@@ -1105,3 +1105,28 @@ func TestViolatorsAreCutOff(t *testing.T) {
 	}
 	eventually(t, "all to be gone", func() bool { st := h.Stats(); return st.Open == 0 && st.Closed[CloseProtocolError] == 50 })
 }
+
+// A boldWriter says that it can be hijacked without having looked whether that is so, and is honest about what it wraps.
+type boldWriter struct{ http.ResponseWriter }
+
+func (w boldWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return http.ResponseWriter(recorderOnly{}).(http.Hijacker).Hijack() // panics
+}
+
+func (w boldWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+type recorderOnly struct{ http.ResponseWriter }
+
+func TestHijackersThatPanicAreGoneAround(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	dial(t, serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(boldWriter{w}, r) })), nil)
+	accept(t, h)
+
+	failed := make(chan error, 1)
+	h = closeHandler(t, &Handler{OnError: func(err error) { failed <- err }})
+	addr := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(boldWriter{recorderOnly{w}}, r) }))
+	resp, _ := ask(t, dialTCP(t, addr), handshakeRequest())
+	if err := <-failed; resp.StatusCode != 500 || !strings.Contains(err.Error(), "foyer.recorderOnly hides http.Hijacker") {
+		t.Error(resp.StatusCode, err)
+	}
+}

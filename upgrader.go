@@ -31,7 +31,7 @@ func checkRequest(r *http.Request) *HandshakeError {
 		return refuse(http.StatusMethodNotAllowed, "The method of a WebSocket handshake is GET.")
 	case !r.ProtoAtLeast(1, 1):
 		return refuse(http.StatusBadRequest, "A WebSocket handshake needs HTTP/1.1.")
-	case r.Host == "" || len(r.Header["Host"]) > 0:
+	case r.Host == "" || len(r.Header["Host"]) > 0 && !isOnly(r.Header["Host"], r.Host): // fasthttp leaves it there
 		return refuse(http.StatusBadRequest, "A WebSocket handshake needs one Host header.")
 	case r.ContentLength != 0 || len(r.TransferEncoding) > 0:
 		return refuse(http.StatusBadRequest, "A WebSocket handshake has no body.")
@@ -365,28 +365,38 @@ func newUpgrader(cfg *config) *websocket.Upgrader {
 	}
 }
 
-// hijack takes the connection from w, however deep other ResponseWriters have wrapped it.
+// hijack takes the connection from w, however deep other ResponseWriters have wrapped it. Some have a Hijack method that
+// works, or even returns, only if what they wrap has one, too.
 func hijack(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter, *HandshakeError) {
-	conn, rw, err := http.NewResponseController(w).Hijack()
-	if err == nil {
-		return conn, rw, nil
+	err := error(http.ErrNotSupported)
+	for {
+		if h, ok := w.(http.Hijacker); ok {
+			conn, rw, failed := hijackFrom(h)
+			if failed == nil {
+				return conn, rw, nil
+			}
+			err = failed
+		}
+		inner, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			break
+		}
+		w = inner.Unwrap()
 	}
-	if errors.Is(err, http.ErrNotSupported) {
-		err = fmt.Errorf("foyer: %T hides http.Hijacker: it should have a method Unwrap() http.ResponseWriter: %w", innermost(w), err)
+	if _, ok := w.(http.Hijacker); !ok {
+		err = fmt.Errorf("foyer: %T hides http.Hijacker: it should have a method Unwrap() http.ResponseWriter: %w", w, err)
 	}
 	return nil, nil, &HandshakeError{Status: http.StatusInternalServerError, Code: CloseInternalServerErr,
 		Reason: "Internal server error.", Err: err}
 }
 
-// innermost returns the ResponseWriter at which unwrapping ends.
-func innermost(w http.ResponseWriter) http.ResponseWriter {
-	for {
-		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			return w
+func hijackFrom(h http.Hijacker) (conn net.Conn, rw *bufio.ReadWriter, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{Value: v, Stack: debug.Stack()}
 		}
-		w = u.Unwrap()
-	}
+	}()
+	return h.Hijack()
 }
 
 // readRequest reads the head of a request from c. What follows it stays in c.

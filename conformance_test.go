@@ -278,6 +278,8 @@ func conformanceCases() (all []conformanceCase) {
 	addFor(with, "7692 8 bomb of one byte too much", closes(1009), frameOf(0xc2, deflated(strings.Repeat("\x00", limit+1))))
 	addFor(with, "7692 8 bomb of 100 MiB", closes(1009), frameOf(0xc2, deflated(strings.Repeat("\x00", 100<<20))))
 	addFor(with, "7692 8 bomb without an end", closes(1009), frameOf(0x42, deflated(strings.Repeat("\x00", 2<<20))))
+	addFor(with, "7692 8 message of empty blocks", closes(1009), frameOf(0x42, strings.Repeat("\x03\x00", 1<<18)), frameOf(0, strings.Repeat("\x03\x00", 1<<18)), frameOf(0, strings.Repeat("\x03\x00", 1<<18)))
+	addFor(with, "7692 8 compressed message of 1 TiB", closes(1009), sent{first: 0xc2, claims: 1 << 40})
 	addFor(with, "7692 7.2.2 reserved block type", closes(1007), frameOf(0xc1, "\x06\x00"))
 	addFor(with, "7692 7.2.2 garbage", closes(1007), frameOf(0xc1, "\xff\xff\xff\xff"))
 	addFor(with, "7692 7.2.2 cut off", closes(1007), frameOf(0xc1, hello[:4]))

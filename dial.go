@@ -2,9 +2,12 @@ package foyer
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -80,7 +83,8 @@ type DialOptions struct {
 // with at most the first KiB of its body, which need not be closed. Redirects are not followed: they are such a refusal.
 // A failed TLS handshake is a *TLSError, one that took longer than HandshakeTimeout is ErrHandshakeTimeout, and when ctx
 // ends the error is that of ctx. An answer that breaks a rule, or agrees to what was not offered, is a *HandshakeError with
-// status 101. Of the head of an answer 64 KiB are read at the most.
+// status 101; so is one that agrees to compression and not to both sides going without context takeover. Of the head of an
+// answer 64 KiB are read at the most, and the body of a refusal is waited for no longer than a second.
 func Dial(ctx context.Context, target string, o *DialOptions) (*Socket, *http.Response, error) {
 	if o == nil {
 		o = new(DialOptions)
@@ -102,7 +106,8 @@ func Dial(ctx context.Context, target string, o *DialOptions) (*Socket, *http.Re
 	if deadline, ok := ctx.Deadline(); ok && err != nil && !time.Now().Before(deadline) {
 		<-ctx.Done() // its timer may be later than that of a connection
 	}
-	if err != nil && ctx.Err() != nil {
+	var refusal *HandshakeError
+	if err != nil && ctx.Err() != nil && !errors.As(err, &refusal) {
 		err = fmt.Errorf("foyer: dial %s: %w", u.Host, context.Cause(ctx))
 	}
 	return s, resp, err
@@ -177,7 +182,7 @@ func (o *DialOptions) dial(ctx context.Context, cfg *config, u *url.URL, header 
 	}
 
 	deflate := len(resp.Header["Sec-Websocket-Extensions"]) > 0
-	c.Mask(o.MaskGenerator)
+	c.Mask(cfg.containedMask(o.MaskGenerator))
 	s := newSocket(c, cfg, keepSent(resp.Request, conn), g.Subprotocol(), false, deflate)
 	s.gorilla.Store(g)
 	g.SetCompressionLevel(cfg.level)
@@ -202,6 +207,24 @@ func (o *DialOptions) config() (*config, error) {
 		registry:     new(registry),
 	}
 	return cfg, cfg.complete(false, o.MaxFrameSize)
+}
+
+// containedMask returns a generator of masks that does not panic.
+func (c *config) containedMask(generate func() uint32) func() uint32 {
+	if generate == nil {
+		return nil
+	}
+	return func() (mask uint32) {
+		defer func() {
+			if v := recover(); v != nil {
+				c.reportPanic(v)
+				var random [4]byte
+				rand.Read(random[:])
+				mask = binary.LittleEndian.Uint32(random[:])
+			}
+		}()
+		return generate()
+	}
 }
 
 // keepSent returns the record of a request that gorilla has sent.
@@ -237,12 +260,12 @@ func (o *DialOptions) handshake(ctx context.Context, c *wire.Conn, cfg *config, 
 	case err == nil:
 		err = o.checkAnswer(resp)
 	}
-	if err == nil {
-		err = c.Flush(ctx) // a server that answers before it was asked
-	}
 	if err != nil {
 		return nil, resp, &HandshakeError{Status: resp.StatusCode, Code: CloseProtocolError,
 			Reason: "The answer is not that of a WebSocket server.", Err: err, Request: resp.Request}
+	}
+	if err := c.Flush(ctx); err != nil { // a server that answers before it was asked
+		return nil, nil, fmt.Errorf("foyer: dial %s: %w", u.Host, err)
 	}
 	conn.over = true
 	return g, resp, nil
@@ -277,20 +300,38 @@ func agreeable(answer string) bool {
 }
 
 // An opening is the net.Conn that gorilla's Dialer performs the handshake on. It reads no further than the end of the
-// answer's head, behind which frames may come, and no more than maxHead of it.
+// answer's head, behind which frames may come, and no more than maxHead of it. Interim answers (RFC 9110 section 15.2) are
+// left out.
 type opening struct {
 	*wire.Conn
-	over bool // gorilla reads frames now
-	size int  // of the head
-	line int  // length of the last line of it so far, less the bytes that end it
-	head bool // it has come
+	over bool   // gorilla reads frames now
+	head []byte // of the answer; nil until it is there
+	read int    // how much of it gorilla has
+	slow bool   // the body was waited for
 }
 
 var errHeadTooLong = fmt.Errorf("the head of the answer is longer than %d bytes", maxHead)
 
 func (o *opening) Read(p []byte) (int, error) {
-	if o.over {
+	switch {
+	case o.over:
 		return o.Conn.Read(p)
+	case o.head == nil:
+		head, err := readHead(o.Conn)
+		if err != nil {
+			return 0, err
+		}
+		o.head = head
+		fallthrough
+	case o.read < len(o.head):
+		n := copy(p, o.head[o.read:])
+		o.read += n
+		return n, nil
+	}
+	// The body of a refusal, which need not end.
+	if !o.slow {
+		o.slow = true
+		o.Bound(time.Now().Add(bodyTime))
 	}
 	if !o.Unread() {
 		if err := o.Fill(); err != nil {
@@ -298,30 +339,48 @@ func (o *opening) Read(p []byte) (int, error) {
 		}
 	}
 	n := copy(p, o.Peek())
-	if !o.head {
-		n = o.scan(p[:n])
-		if o.size += n; o.size > maxHead {
-			return 0, errHeadTooLong
-		}
-	}
 	o.Discard(n)
 	return n, nil
 }
 
-// scan returns how much of p belongs to the head.
-func (o *opening) scan(p []byte) int {
-	for i, b := range p {
-		switch {
-		case b == '\n' && o.line == 0:
-			o.head = true
-			return i + 1
-		case b == '\n':
-			o.line = 0
-		case b != '\r':
-			o.line++
+// bodyTime is how long the first KiB of a refusal's body is waited for.
+const bodyTime = time.Second
+
+// readHead reads the head of the first answer that is not an interim one.
+func readHead(c *wire.Conn) ([]byte, error) {
+	var head []byte
+	begin, line := 0, 0 // of the answer, and of the last line
+	for {
+		if !c.Unread() {
+			if err := c.Fill(); err != nil {
+				return nil, err
+			}
 		}
+		n := bytes.IndexByte(c.Peek(), '\n') + 1
+		if n == 0 {
+			n = len(c.Peek())
+		}
+		head = append(head, c.Peek()[:n]...)
+		c.Discard(n)
+		switch {
+		case len(head) > maxHead:
+			return nil, errHeadTooLong
+		case head[len(head)-1] != '\n':
+			continue
+		case len(bytes.TrimRight(head[line:], "\r\n")) > 0: // not the end yet
+		case interim(head[begin:]):
+			begin = len(head)
+		default:
+			return head[begin:], nil
+		}
+		line = len(head)
 	}
-	return len(p)
+}
+
+// interim reports whether an answer is one that another follows.
+func interim(answer []byte) bool {
+	_, status, _ := bytes.Cut(answer, []byte(" "))
+	return len(status) > 3 && status[0] == '1' && !bytes.HasPrefix(status, []byte("101"))
 }
 
 // Close is for programs that close through gorilla.
@@ -457,17 +516,25 @@ func connectThrough(ctx context.Context, conn net.Conn, user *url.Userinfo, addr
 	if user != nil {
 		ask.Header.Set("Proxy-Authorization", basicAuth(user))
 	}
-	interrupt := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	interrupt := context.AfterFunc(ctx, func() {
+		if conn.SetDeadline(time.Unix(1, 0)) != nil {
+			conn.Close() // which knows no deadlines
+		}
+	})
 	defer interrupt()
 	if err := ask.Write(conn); err != nil {
 		return nil, fmt.Errorf("proxy: %w", err)
 	}
 	r := bufio.NewReaderSize(io.LimitReader(conn, maxHead), 1<<10)
 	resp, err := http.ReadResponse(r, ask)
+	for err == nil && resp.StatusCode/100 == 1 && resp.StatusCode != http.StatusSwitchingProtocols { // an interim answer
+		resp, err = http.ReadResponse(r, ask)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("proxy: %w", err)
 	}
-	if resp.StatusCode != http.StatusOK {
+	if resp.StatusCode/100 != 2 {
+		conn.SetReadDeadline(time.Now().Add(bodyTime))
 		keepBodyStart(resp)
 		return resp, refusedBy("proxy", resp)
 	}

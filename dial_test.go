@@ -816,3 +816,79 @@ func TestClientsPing(t *testing.T) {
 		t.Error(elapsed, err)
 	}
 }
+
+// TestRefusalsThatDoNotEnd keep the connection open behind the beginning of their body.
+func TestRefusalsThatDoNotEnd(t *testing.T) {
+	for _, through := range []string{"server", "proxy"} {
+		addr := answering(t, "HTTP/1.1 403 Forbidden\r\nContent-Type: text/event-stream\r\n\r\nand so on", func(conn net.Conn, r *bufio.Reader) { io.Copy(io.Discard, r) })
+		o, target := &DialOptions{HandshakeTimeout: -1}, "ws://"+addr
+		if through == "proxy" {
+			o.Proxy, target = http.ProxyURL(&url.URL{Scheme: "http", Host: addr}), "ws://localhost"
+		}
+		begin := time.Now()
+		_, resp, err := Dial(t.Context(), target, o)
+		var refusal *HandshakeError
+		if !errors.As(err, &refusal) || refusal.Status != 403 || time.Since(begin) > 5*time.Second {
+			t.Fatal(through, err, time.Since(begin))
+		}
+		if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "and so on" {
+			t.Errorf("%s: %q, %v", through, body, err)
+		}
+	}
+}
+
+func TestInterimAnswersAreLeftOut(t *testing.T) {
+	addr := answering(t, "HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"+welcome()+"\x81\x02hi", func(conn net.Conn, r *bufio.Reader) { io.Copy(io.Discard, r) })
+	s, resp, err := Dial(t.Context(), "ws://"+addr, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Abort()
+	if _, p, err := s.Read(t.Context()); err != nil || string(p) != "hi" || resp.StatusCode != 101 {
+		t.Error(string(p), err, resp.Status)
+	}
+	endless := answering(t, strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 10000), nil)
+	if _, _, err := Dial(t.Context(), "ws://"+endless, nil); err == nil || !strings.Contains(err.Error(), "longer than 65536 bytes") {
+		t.Error(err)
+	}
+}
+
+// A timeless connection knows no deadlines.
+type timeless struct{ net.Conn }
+
+func (timeless) SetDeadline(time.Time) error      { return errors.ErrUnsupported }
+func (timeless) SetReadDeadline(time.Time) error  { return errors.ErrUnsupported }
+func (timeless) SetWriteDeadline(time.Time) error { return errors.ErrUnsupported }
+
+func TestDialWithoutDeadlinesEndsWithItsContext(t *testing.T) {
+	for name, proxy := range map[string]*url.URL{"server": nil, "proxy": {Scheme: "http", Host: "localhost"}} {
+		ours, theirs := net.Pipe()
+		go io.Copy(io.Discard, theirs)
+		begin := time.Now()
+		_, _, err := Dial(t.Context(), "ws://localhost", &DialOptions{
+			HandshakeTimeout: 50 * time.Millisecond, Proxy: http.ProxyURL(proxy),
+			NetDial: func(context.Context, string, string) (net.Conn, error) { return timeless{ours}, nil },
+		})
+		if !errors.Is(err, ErrHandshakeTimeout) || time.Since(begin) > 5*time.Second {
+			t.Error(name, err)
+		}
+		theirs.Close()
+	}
+}
+
+// TestMaskGeneratorThatPanics must not lock the encoders that all sockets share.
+func TestMaskGeneratorThatPanics(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	listenAll(h, Events{Message: echoBack})
+	s, _, err := Dial(t.Context(), "ws://"+serveRaw(t, h), &DialOptions{MaskGenerator: func() uint32 { panic("no mask") }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Abort()
+	for range 2 * encoderCount {
+		s.SendText(t.Context(), "hello")
+		if _, p, err := s.Read(t.Context()); err != nil || string(p) != "hello" {
+			t.Fatal(string(p), err)
+		}
+	}
+}

@@ -66,11 +66,12 @@ func (s *Socket) Listen(e Events) {
 		l.written = s.wire.TellWritten()
 	}
 	reads := s.reading.CompareAndSwap(false, true)
+	s.config.registry.listens()
 	if !reads && s.State() == Open || !s.events.CompareAndSwap(nil, l) {
+		s.config.registry.told()
 		panic("foyer: Listen on a socket that is being read, or listens")
 	}
-	s.config.registry.listens()
-	if s.State() != Open {
+	if s.State() != Open || e.BytesWritten != nil {
 		s.announce()
 	}
 	switch {

@@ -1124,3 +1124,31 @@ func TestShutdownWaitsForClosed(t *testing.T) {
 		})
 	}
 }
+
+// TestBytesWrittenWhileListenBegins counts what is written at the same time.
+func TestBytesWrittenWhileListenBegins(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	addr := serveRaw(t, h)
+	for range 200 {
+		c := dial(t, addr, nil)
+		go io.Copy(io.Discard, c.NetConn())
+		s := accept(t, h)
+		begun := make(chan struct{})
+		go func() {
+			close(begun)
+			for range 5 {
+				s.SendText(context.Background(), "hello")
+			}
+		}()
+		<-begun
+		s.Listen(Events{BytesWritten: func(*Socket, int) {}})
+		eventually(t, "all bytes", func() bool {
+			l := s.events.Load()
+			l.calls.Lock()
+			defer s.settle(l)
+			defer l.calls.Unlock()
+			return s.traffic().messagesOut == 5 && l.written == s.wire.Written()
+		})
+		c.Close()
+	}
+}

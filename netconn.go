@@ -8,10 +8,12 @@ import (
 	"os"
 	"sync"
 	"time"
+	"unicode/utf8"
 )
 
 // NetConn makes a byte stream of a socket's messages: each Write is one message of type t, or several when p is longer
-// than 32 KiB, and Read returns the bytes of the messages that come in, which must be of that type, too.
+// than 32 KiB, and Read returns the bytes of the messages that come in, which must be of that type, too. With Text, what
+// each Write is given must be UTF-8 by itself.
 //
 // Deadlines work as those of other connections do: they break nothing, and can be lifted. A Read that waits keeps a
 // goroutine, which may take in one message more than was read. When the peer closes with CloseNormalClosure or
@@ -20,7 +22,7 @@ import (
 //
 // Nothing else may read from the socket.
 func NetConn(ctx context.Context, s *Socket, t MessageType) net.Conn {
-	c := &netConn{socket: s, kind: t, messages: make(chan []byte), closed: make(chan struct{})}
+	c := &netConn{socket: s, kind: t, messages: make(chan []byte), writing: make(chan struct{}, 1), closed: make(chan struct{})}
 	c.readBy.init()
 	c.writeBy.init()
 	c.unwatch = context.AfterFunc(ctx, func() { s.abort(ctx.Err()) })
@@ -40,6 +42,8 @@ type netConn struct {
 	err      error       // that ended pump
 	readMu   sync.Mutex  // guards:
 	rest     []byte      // of the last message
+
+	writing chan struct{} // has room for who writes: a long Write is several messages
 
 	closing sync.Once
 	closed  chan struct{}
@@ -76,7 +80,7 @@ func (c *netConn) pump() {
 func (c *netConn) Read(p []byte) (int, error) {
 	c.readMu.Lock()
 	defer c.readMu.Unlock()
-	if err := c.readBy.Err(); err != nil {
+	if err := c.readBy.Err(); err != nil || len(p) == 0 {
 		return 0, err
 	}
 	for len(c.rest) == 0 {
@@ -88,9 +92,7 @@ func (c *netConn) Read(p []byte) (int, error) {
 			}
 			c.rest = message
 		case <-c.readBy.Done():
-			return 0, os.ErrDeadlineExceeded
-		case <-c.closed:
-			return 0, net.ErrClosed
+			return 0, c.readBy.Err()
 		}
 	}
 	n := copy(p, c.rest)
@@ -99,8 +101,17 @@ func (c *netConn) Read(p []byte) (int, error) {
 }
 
 func (c *netConn) Write(p []byte) (n int, err error) {
+	if err := c.writeBy.Err(); err != nil {
+		return 0, err
+	}
+	select {
+	case c.writing <- struct{}{}:
+		defer func() { <-c.writing }()
+	case <-c.writeBy.Done():
+		return 0, c.writeBy.Err()
+	}
 	for {
-		piece := p[n:min(n+streamPiece, len(p))]
+		piece := c.piece(p[n:])
 		if err := c.socket.send(&c.writeBy, c.kind, piece, whole); err != nil {
 			return n, err
 		}
@@ -110,10 +121,24 @@ func (c *netConn) Write(p []byte) (n int, err error) {
 	}
 }
 
+// piece returns what of p is to be the next message.
+func (c *netConn) piece(p []byte) []byte {
+	if len(p) <= streamPiece {
+		return p
+	}
+	n := streamPiece
+	for c.kind == Text && n > streamPiece-utf8.UTFMax && !utf8.RuneStart(p[n]) {
+		n--
+	}
+	return p[:n]
+}
+
 func (c *netConn) Close() error {
 	c.closing.Do(func() {
 		c.unwatch()
 		close(c.closed)
+		c.readBy.end(net.ErrClosed)
+		c.writeBy.end(net.ErrClosed)
 		c.socket.beginClose(CloseNormalClosure, "")
 		ctx, cancel := context.WithTimeout(background, c.socket.config.closeTimeout)
 		defer cancel()
@@ -142,11 +167,12 @@ func (c *netConn) SetWriteDeadline(t time.Time) error {
 }
 
 // A deadline is a context that ends at a time which may be changed: who waits for it already notices that. Once it has
-// ended it can begin anew.
+// ended it can begin anew, unless it was ended for good.
 type deadline struct {
 	mu     sync.Mutex // guards:
 	timer  *time.Timer
 	passed chan struct{} // closed when it has
+	over   error         // why it was ended for good
 }
 
 func (d *deadline) init() { d.passed = make(chan struct{}) }
@@ -155,10 +181,10 @@ func (d *deadline) init() { d.passed = make(chan struct{}) }
 func (d *deadline) set(t time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.timer != nil && !d.timer.Stop() || d.hasPassed() {
-		d.passed = make(chan struct{})
+	if d.over != nil {
+		return
 	}
-	d.timer = nil
+	d.renew()
 	if t.IsZero() {
 		return
 	}
@@ -168,6 +194,24 @@ func (d *deadline) set(t time.Time) {
 	} else {
 		close(passed)
 	}
+}
+
+// renew makes a deadline that has not passed and never will. The caller has the lock.
+func (d *deadline) renew() {
+	if d.timer != nil && !d.timer.Stop() || d.hasPassed() {
+		d.passed = make(chan struct{})
+	}
+	d.timer = nil
+}
+
+// end has the deadline pass for good, because of err.
+func (d *deadline) end(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.hasPassed() && (d.timer == nil || d.timer.Stop()) {
+		close(d.passed) // unless the timer does
+	}
+	d.over = err
 }
 
 func (d *deadline) hasPassed() bool {
@@ -186,10 +230,13 @@ func (d *deadline) Done() <-chan struct{} {
 	return d.passed
 }
 
-// Err returns os.ErrDeadlineExceeded when the deadline has passed.
+// Err returns os.ErrDeadlineExceeded when the deadline has passed, or why it was ended.
 func (d *deadline) Err() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.over != nil {
+		return d.over
+	}
 	if d.hasPassed() {
 		return os.ErrDeadlineExceeded
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -128,7 +129,7 @@ func TestNetConnClose(t *testing.T) {
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
 		t.Error(err)
 	}
-	if _, err := c.Write([]byte("x")); !errors.Is(err, foyer.ErrClosed) {
+	if _, err := c.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
 		t.Error(err)
 	}
 }
@@ -222,5 +223,61 @@ func TestJSON(t *testing.T) {
 	go client.Close(foyer.CloseNormalClosure, "")
 	if err := foyer.ReadJSON(t.Context(), server, &p); !errors.Is(err, foyer.ErrClosed) {
 		t.Error(err)
+	}
+}
+
+// TestNetConnWrites looks at how long writes are cut, and whether they stay together.
+func TestNetConnWrites(t *testing.T) {
+	client, server := foyertest.Pair(t, &foyer.Handler{})
+	a, b := foyer.NetConn(t.Context(), client, foyer.Text), foyer.NetConn(t.Context(), server, foyer.Text)
+	text := "x" + strings.Repeat("é", 1<<16)
+	go a.Write([]byte(text))
+	p := make([]byte, len(text))
+	if _, err := io.ReadFull(b, p); err != nil || string(p) != text {
+		t.Fatal(err)
+	}
+
+	const size = 1 << 18
+	for _, letter := range []string{"a", "b"} {
+		go a.Write([]byte(strings.Repeat(letter, size)))
+	}
+	p = make([]byte, 2*size)
+	if _, err := io.ReadFull(b, p); err != nil {
+		t.Fatal(err)
+	}
+	if first := strings.Repeat(string(p[0]), size); !strings.HasPrefix(string(p), first) || p[size] == p[0] {
+		t.Error("two writes have mixed")
+	}
+	if n, err := b.Read(nil); n != 0 || err != nil {
+		t.Error(n, err)
+	}
+}
+
+func TestNetConnCloseEndsWhatWaits(t *testing.T) {
+	client, _ := foyertest.PairWith(t, &foyer.Handler{}, "ws://example.com/", &foyer.DialOptions{CloseTimeout: time.Second})
+	c := foyer.NetConn(t.Context(), client, foyer.Binary)
+	ends := make(chan error, 2)
+	go func() {
+		var err error
+		for err == nil {
+			_, err = c.Write(make([]byte, 1<<16)) // nobody reads
+		}
+		ends <- err
+	}()
+	go func() {
+		_, err := c.Read(make([]byte, 1))
+		ends <- err
+	}()
+	time.Sleep(50 * time.Millisecond)
+	go c.Close()
+	for range 2 {
+		select {
+		case err := <-ends:
+			if !errors.Is(err, net.ErrClosed) {
+				t.Error(err)
+			}
+		case <-time.After(500 * time.Millisecond):
+			t.Error("it still waits")
+		}
 	}
 }

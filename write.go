@@ -306,15 +306,13 @@ func (s *Socket) closedError() error {
 func (s *Socket) writeControl(opcode int, payload []byte) error {
 	s.wire.Hold()
 	defer s.wire.Release()
-	s.writeMu.Lock()
+	s.writeMu.Lock() // a frame may go to the wire in two pieces
+	defer s.writeMu.Unlock()
 	if s.State() != Open {
-		s.writeMu.Unlock()
 		return websocket.ErrCloseSent
 	}
 	if s.streaming == nil {
-		defer s.writeMu.Unlock() // a frame may go to the wire in two pieces
 		return encodeControl(s.wire, opcode, payload)
 	}
-	s.writeMu.Unlock()
 	return s.engine().WriteControl(opcode, payload, noDeadline) // gorilla keeps the pieces of its own frames together
 }

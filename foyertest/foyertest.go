@@ -96,7 +96,7 @@ func Pair(t testing.TB, h *foyer.Handler) (client, server *foyer.Socket) {
 	return PairWith(t, h, "ws://example.com/", nil)
 }
 
-// PairWith is Pair for a URL and options of the client's. NetDial and Proxy have no effect.
+// PairWith is Pair for a ws URL and options of the client's. NetDial and Proxy have no effect.
 func PairWith(t testing.TB, h *foyer.Handler, url string, o *foyer.DialOptions) (client, server *foyer.Socket) {
 	t.Helper()
 	var options foyer.DialOptions
@@ -117,13 +117,25 @@ func PairWith(t testing.TB, h *foyer.Handler, url string, o *foyer.DialOptions) 
 		}()
 		return ours, nil
 	}
+	t.Cleanup(func() {
+		if server == nil { // the client has failed; the server may not
+			select {
+			case end := <-served:
+				if end.s != nil {
+					end.s.Abort()
+				}
+			default:
+			}
+		}
+	})
 	client = Dial(t, url, &options)
 	end := <-served
 	if end.err != nil {
 		t.Fatal(end.err)
 	}
-	t.Cleanup(func() { end.s.Abort() })
-	return client, end.s
+	server = end.s
+	t.Cleanup(func() { server.Abort() })
+	return client, server
 }
 
 // upgrade serves one request on conn.

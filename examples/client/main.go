@@ -29,7 +29,7 @@ func main() {
 	defer stop()
 	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout)
 	if err != nil && !errors.Is(err, flag.ErrHelp) {
-		fmt.Fprintln(os.Stderr, err)
+		fmt.Fprintln(os.Stderr, clean(err.Error()))
 		os.Exit(1)
 	}
 }
@@ -74,7 +74,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	if err != nil {
 		if resp != nil {
 			body, _ := io.ReadAll(resp.Body)
-			fmt.Fprintf(out, "%s\n%s", resp.Status, body)
+			fmt.Fprintf(out, "%s\n%s\n", clean(resp.Status), clean(string(body)))
 		}
 		return err
 	}
@@ -85,7 +85,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 		Message: c.message,
 		Pong:    c.pong,
 		Closed: func(s *foyer.Socket, code foyer.CloseCode, reason string) {
-			c.print("closed: %d %s", code, reason)
+			c.print("closed: %d %s", code, clean(reason))
 			close(closed)
 		},
 	}
@@ -187,10 +187,20 @@ func (c *client) pong(_ *foyer.Socket, elapsed time.Duration, payload []byte) {
 	c.print("pong after %v: %q", elapsed.Round(time.Microsecond), payload)
 }
 
-// show makes a message fit for a terminal, which a server must not steer.
+// show makes a message fit for a terminal.
 func show(t foyer.MessageType, p []byte) string {
 	if t == foyer.Text {
 		return strconv.Quote(string(p))
 	}
 	return hex.EncodeToString(p)
+}
+
+// clean leaves out what would let a server steer the terminal.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || strconv.IsPrint(r) {
+			return r
+		}
+		return '\uFFFD'
+	}, s)
 }

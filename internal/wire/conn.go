@@ -29,7 +29,7 @@ type Limits struct {
 	Server      bool  // this end is the server: frames must be masked
 	Compression bool  // permessage-deflate was negotiated: RSV1 may be set
 	MaxFrame    int64 // bytes of payload; 0: no limit
-	MaxMessage  int64 // bytes of payload of a message that is not compressed; 0: no limit
+	MaxMessage  int64 // bytes of payload of a message, a few more if it is compressed; 0: no limit
 }
 
 // An Owner is what a Conn has to tell.

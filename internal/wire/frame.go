@@ -141,8 +141,8 @@ func (t *tap) check(l *Limits, f *frame, b []byte) error {
 	return nil
 }
 
-// checkSize refuses a frame that is too long before any of its payload is taken in. A compressed message is counted
-// by the reader instead, once it is inflated.
+// checkSize refuses a frame that is too long before any of its payload is taken in. What comes out of a compressed message
+// is counted by its reader.
 func (t *tap) checkSize(l *Limits, f *frame) error {
 	if f.control() {
 		return nil
@@ -150,13 +150,23 @@ func (t *tap) checkSize(l *Limits, f *frame) error {
 	if l.MaxFrame > 0 && f.payload > l.MaxFrame {
 		return &ProtocolError{Code: 1009, Reason: "frame too big"}
 	}
+	limit := l.MaxMessage
 	if f.rsv1 || f.opcode == opContinuation && t.compressed {
-		return nil
+		limit = compressedLimit(limit)
 	}
-	if l.MaxMessage > 0 && f.payload > l.MaxMessage-t.length {
+	if limit > 0 && f.payload > limit-t.length {
 		return &ProtocolError{Code: 1009, Reason: "message too big"}
 	}
 	return nil
+}
+
+// compressedLimit returns how long a compressed message may be that has no more than limit bytes: some get longer by
+// compression, and one of empty blocks would never come to an end.
+func compressedLimit(limit int64) int64 {
+	if limit <= 0 || limit > math.MaxInt64/2 {
+		return 0
+	}
+	return limit + limit/8 + 1<<10
 }
 
 // accept records that the data frame f is taken in.

@@ -7,9 +7,9 @@ import (
 )
 
 // A masker masks a client's frames on their way out, RFC 6455 section 5.3. Frames that gorilla has not masked, because it
-// built them as a server does, get a mask; for those that it has, the program's generator may have another.
+// built them as a server does, get a mask; those that it has get another, which nobody can foresee.
 type masker struct {
-	generate func() uint32 // the program's; nil: gorilla's masks stay
+	generate func() uint32 // the program's; nil: crypto/rand
 	left     uint64        // of the payload of the frame that is going by
 	key      uint32        // for it, turned to its next byte; little-endian
 	header   [maxHeader]byte
@@ -54,11 +54,10 @@ func (m *masker) begin(p []byte) (header []byte, n int) {
 		old = binary.LittleEndian.Uint32(p[n:])
 		n += 4
 	}
-	mask := old
-	switch {
-	case m.generate != nil:
+	var mask uint32
+	if m.generate != nil {
 		mask = m.generate()
-	case old == 0:
+	} else {
 		var random [4]byte
 		rand.Read(random[:])
 		mask = binary.LittleEndian.Uint32(random[:])

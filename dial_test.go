@@ -70,6 +70,7 @@ func answering(t *testing.T, answer string, serve func(conn net.Conn, r *bufio.R
 }
 
 func TestDialEchoesEverySize(t *testing.T) {
+	t.Parallel()
 	sizes := []int{0, 1, 125, 126, 127, 1000, 16383, 16384, 16385, 65535, 65536, 300000}
 	certificate := httptest.NewTLSServer(nil)
 	defer certificate.Close()
@@ -819,6 +820,7 @@ func TestClientsPing(t *testing.T) {
 
 // TestRefusalsThatDoNotEnd keep the connection open behind the beginning of their body.
 func TestRefusalsThatDoNotEnd(t *testing.T) {
+	t.Parallel()
 	for _, through := range []string{"server", "proxy"} {
 		addr := answering(t, "HTTP/1.1 403 Forbidden\r\nContent-Type: text/event-stream\r\n\r\nand so on", func(conn net.Conn, r *bufio.Reader) { io.Copy(io.Discard, r) })
 		o, target := &DialOptions{HandshakeTimeout: -1}, "ws://"+addr

@@ -872,6 +872,7 @@ func TestNoMessageBehindClosing(t *testing.T) {
 }
 
 func TestShutdownDuringHandshakes(t *testing.T) {
+	t.Parallel()
 	for range 30 {
 		h := &Handler{MaxPending: -1}
 		s := &Server{Handler: h}
@@ -938,6 +939,7 @@ func TestRequestsAreCopies(t *testing.T) {
 
 // TestFrameHasTheBoundariesOnTheWire sends messages in all sorts of fragments, in pieces of all sizes.
 func TestFrameHasTheBoundariesOnTheWire(t *testing.T) {
+	t.Parallel()
 	big := strings.Repeat("0123456789", 3000)
 	messages := [][]string{
 		{"whole"}, {""}, {"one", "two", "three"}, {"", "", "x", ""}, {"", ""}, {big}, {big, "small", big}, {"small", big},

@@ -22,35 +22,33 @@ import (
 
 // TestNetConn is what golang.org/x/net demands of a net.Conn.
 func TestNetConn(t *testing.T) {
-	streams := func(t *testing.T, dial func(h *foyer.Handler, o *foyer.DialOptions) (client, server *foyer.Socket), compression bool) {
+	t.Parallel()
+	streams := func(t *testing.T, dial func(h *foyer.Handler, o *foyer.DialOptions) (client, server *foyer.Socket)) {
 		nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
-			h := &foyer.Handler{CloseTimeout: time.Second, Compression: compression}
-			client, server := dial(h, &foyer.DialOptions{CloseTimeout: time.Second, Compression: compression})
+			h := &foyer.Handler{CloseTimeout: time.Second}
+			client, server := dial(h, &foyer.DialOptions{CloseTimeout: time.Second})
 			a := foyer.NetConn(context.Background(), client, foyer.Binary)
 			b := foyer.NetConn(context.Background(), server, foyer.Binary)
 			return a, b, func() { a.Close(); b.Close(); h.Close() }, nil
 		})
 	}
-	for _, compression := range []bool{false, true} {
-		name := map[bool]string{true: ", compressed"}[compression]
-		t.Run("ws"+name, func(t *testing.T) {
-			streams(t, func(h *foyer.Handler, o *foyer.DialOptions) (client, server *foyer.Socket) {
-				return dialServer(t, h, nil, o)
-			}, compression)
+	t.Run("ws", func(t *testing.T) {
+		streams(t, func(h *foyer.Handler, o *foyer.DialOptions) (client, server *foyer.Socket) {
+			return dialServer(t, h, nil, o)
 		})
-	}
+	})
 	t.Run("wss", func(t *testing.T) {
 		srv := httptest.NewTLSServer(nil)
 		defer srv.Close()
 		streams(t, func(h *foyer.Handler, o *foyer.DialOptions) (client, server *foyer.Socket) {
 			o.TLSConfig = srv.Client().Transport.(*http.Transport).TLSClientConfig
 			return dialServer(t, h, srv.TLS, o)
-		}, false)
+		})
 	})
 	t.Run("net.Pipe", func(t *testing.T) {
 		streams(t, func(h *foyer.Handler, o *foyer.DialOptions) (client, server *foyer.Socket) {
 			return foyertest.PairWith(t, h, "ws://example.com/", o)
-		}, false)
+		})
 	})
 }
 

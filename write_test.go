@@ -508,6 +508,7 @@ func TestOutgoingFrameSizeOfServers(t *testing.T) {
 
 // TestPingsPassLongMessages has 100 MiB under way in either direction, in fragments, and pings answered meanwhile.
 func TestPingsPassLongMessages(t *testing.T) {
+	t.Parallel()
 	const size = 100 << 20
 	h := closeHandler(t, &Handler{MaxMessageSize: -1, OutgoingFrameSize: 64 << 10})
 	addr := serveRaw(t, h)

@@ -106,7 +106,7 @@ var middlewares = []struct {
 	{"none", func(next http.Handler) http.Handler { return next }, ""},
 	{"all of chi's", func(next http.Handler) http.Handler {
 		r := chi.NewRouter()
-		r.Use(chimiddleware.RequestID, chimiddleware.RealIP, chimiddleware.Recoverer, chimiddleware.CleanPath, chimiddleware.StripSlashes,
+		r.Use(chimiddleware.RequestID, chimiddleware.Recoverer, chimiddleware.CleanPath, chimiddleware.StripSlashes,
 			chimiddleware.RequestLogger(&chimiddleware.DefaultLogFormatter{Logger: log.New(io.Discard, "", 0), NoColor: true}),
 			chimiddleware.Compress(5), chimiddleware.Timeout(20*time.Millisecond), chimiddleware.Throttle(10), chimiddleware.NoCache,
 			chimiddleware.SetHeader("X-Frame-Options", "DENY"), chimiddleware.Heartbeat("/ping"))

@@ -519,22 +519,20 @@ func TestPingsPassLongMessages(t *testing.T) {
 	defer c.Abort()
 	s := accept(t, h)
 	for _, way := range []struct{ from, to *Socket }{{s, c}, {c, s}} {
-		received := make(chan int64, 1)
-		go func() {
+		received, stop := make(chan int64, 1), make(chan struct{})
+		ctx, stopReading := context.WithCancel(t.Context())
+		var reading sync.WaitGroup
+		reading.Go(func() {
 			_, r, err := way.to.Reader(t.Context())
 			if err != nil {
 				t.Error(err)
+				return
 			}
 			n, _ := io.Copy(io.Discard, r)
 			received <- n
-		}()
-		stop := make(chan struct{})
-		ctx, stopReading := context.WithCancel(t.Context())
-		reading := make(chan struct{})
-		go func() { // the pongs
-			way.from.Read(ctx)
-			close(reading)
-		}()
+			way.to.Read(ctx) // the last ping
+		})
+		reading.Go(func() { way.from.Read(ctx) }) // the pongs
 		pings := make(chan int, 1)
 		go func() {
 			n := 0
@@ -570,7 +568,7 @@ func TestPingsPassLongMessages(t *testing.T) {
 			t.Errorf("%d pings were answered meanwhile", n)
 		}
 		stopReading()
-		<-reading
+		reading.Wait()
 	}
 }
 

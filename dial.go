@@ -4,10 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -63,12 +61,14 @@ type DialOptions struct {
 	// seconds; negative is no limit but the context.
 	HandshakeTimeout time.Duration
 
-	// These are as in Handler, with the server in the place of the client.
+	// These are as in Handler, with the server in the place of the client, and 0 is the same: 30 s, 30 s and 5 s; 1 MiB
+	// and no limit; 1 MiB and no splitting.
 	PingInterval, PongTimeout, CloseTimeout time.Duration
 	MaxMessageSize, MaxFrameSize            int64
 	MaxWriteBuffer, OutgoingFrameSize       int
 
 	// Compression offers permessage-deflate (RFC 7692), without context takeover, as in Handler.
+	// CompressionLevel is 1 to 9, 0 is 1, and any other is an error of Dial; CompressionThreshold is in bytes, 0 is 128.
 	Compression                            bool
 	CompressionLevel, CompressionThreshold int
 
@@ -212,15 +212,13 @@ func (o *DialOptions) config() (*config, error) {
 // containedMask returns a generator of masks that does not panic.
 func (c *config) containedMask(generate func() uint32) func() uint32 {
 	if generate == nil {
-		return nil
+		return wire.RandomMask
 	}
 	return func() (mask uint32) {
 		defer func() {
 			if v := recover(); v != nil {
 				c.reportPanic(v)
-				var random [4]byte
-				rand.Read(random[:])
-				mask = binary.LittleEndian.Uint32(random[:])
+				mask = wire.RandomMask()
 			}
 		}()
 		return generate()

@@ -24,6 +24,16 @@ func serveEcho() (url string, stop func() error) {
 	return s.URL().String(), s.Close
 }
 
+// dialEcho opens a socket to an echo.
+func dialEcho() (s *foyer.Socket, stop func() error) {
+	url, stop := serveEcho()
+	s, _, err := foyer.Dial(context.Background(), url, nil)
+	if err != nil {
+		panic(err)
+	}
+	return s, stop
+}
+
 // Dial is the client's side. The Socket is the same on both.
 func ExampleDial() {
 	url, stop := serveEcho()
@@ -53,13 +63,8 @@ func ExampleDial() {
 
 // A socket that listens calls functions instead of being read from.
 func ExampleSocket_Listen() {
-	url, stop := serveEcho()
+	s, stop := dialEcho()
 	defer stop()
-	s, _, err := foyer.Dial(context.Background(), url, nil)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
 	closed := make(chan struct{})
 	s.Listen(foyer.Events{
 		Message: func(s *foyer.Socket, t foyer.MessageType, p []byte) {
@@ -80,13 +85,8 @@ func ExampleSocket_Listen() {
 
 // Who does not call Read has paused the peer: what it sends stays in the kernel, and then with the peer.
 func ExampleSocket_Read() {
-	url, stop := serveEcho()
+	s, stop := dialEcho()
 	defer stop()
-	s, _, err := foyer.Dial(context.Background(), url, nil)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
 	defer s.Abort()
 	for i := range 3 {
 		s.SendText(context.Background(), fmt.Sprint("message ", i))
@@ -104,13 +104,8 @@ func ExampleSocket_Read() {
 
 // Any goroutine may use a socket: messages do not mix.
 func ExampleSocket_concurrent() {
-	url, stop := serveEcho()
+	s, stop := dialEcho()
 	defer stop()
-	s, _, err := foyer.Dial(context.Background(), url, nil)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
 	defer s.Abort()
 	var writers sync.WaitGroup
 	for i := range 3 {
@@ -129,13 +124,8 @@ func ExampleSocket_concurrent() {
 
 // NetConn makes a byte stream of a socket, for protocols that know nothing of messages.
 func ExampleNetConn() {
-	url, stop := serveEcho()
+	s, stop := dialEcho()
 	defer stop()
-	s, _, err := foyer.Dial(context.Background(), url, nil)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
 	conn := foyer.NetConn(context.Background(), s, foyer.Binary)
 	defer conn.Close()
 	io.WriteString(conn, "one line\nanother ")
@@ -152,14 +142,9 @@ func ExampleNetConn() {
 
 // Messages can be JSON.
 func ExampleReadJSON() {
-	url, stop := serveEcho()
-	defer stop()
 	ctx := context.Background()
-	s, _, err := foyer.Dial(ctx, url, nil)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
+	s, stop := dialEcho()
+	defer stop()
 	defer s.Abort()
 	type greeting struct{ Hello string }
 	foyer.WriteJSON(ctx, s, greeting{"world"})

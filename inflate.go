@@ -67,7 +67,7 @@ func (c *compressed) fill() error {
 		if c.message == nil {
 			return io.EOF
 		}
-		n, err := c.message.Read(c.buffer[:])
+		n, err := c.message.Read(c.buffer[:len(c.buffer)-len(endOfMessage)]) // which must fit behind it
 		if err == io.EOF {
 			c.message = nil
 			n += copy(c.buffer[n:], endOfMessage)

@@ -9,14 +9,21 @@ import (
 // A masker masks a client's frames on their way out, RFC 6455 section 5.3. Frames that gorilla has not masked, because it
 // built them as a server does, get a mask; those that it has get another, which nobody can foresee.
 type masker struct {
-	generate func() uint32 // the program's; nil: crypto/rand
-	left     uint64        // of the payload of the frame that is going by
-	key      uint32        // for it, turned to its next byte; little-endian
+	generate func() uint32
+	left     uint64 // of the payload of the frame that is going by
+	key      uint32 // for it, turned to its next byte; little-endian
 	header   [maxHeader]byte
 }
 
-// Mask has the frames of a client masked. generate, which may be nil, makes the masks. It must be called before Frame.
+// Mask has the frames of a client masked. generate makes the masks. It must be called before Frame.
 func (c *Conn) Mask(generate func() uint32) { c.masker = &masker{generate: generate} }
+
+// RandomMask returns a mask that nobody can foresee.
+func RandomMask() uint32 {
+	var random [4]byte
+	rand.Read(random[:])
+	return binary.LittleEndian.Uint32(random[:])
+}
 
 // next returns what is to be sent for the start of p, the next piece of a sequence of frames, how much of p that stands
 // for, and the mask to put on it. The header of a frame comes in one piece.
@@ -54,14 +61,7 @@ func (m *masker) begin(p []byte) (header []byte, n int) {
 		old = binary.LittleEndian.Uint32(p[n:])
 		n += 4
 	}
-	var mask uint32
-	if m.generate != nil {
-		mask = m.generate()
-	} else {
-		var random [4]byte
-		rand.Read(random[:])
-		mask = binary.LittleEndian.Uint32(random[:])
-	}
+	mask := m.generate()
 	m.key = old ^ mask
 	return binary.LittleEndian.AppendUint32(header, mask), n
 }

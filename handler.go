@@ -160,22 +160,40 @@ func (h *Handler) Upgrade(w http.ResponseWriter, r *http.Request) (*Socket, erro
 
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*Socket, error) {
 	h.init()
-	var hijacked net.Conn
-	s, refusal := h.handshake(r, h.deadline(), pooled, func(authorized http.Header) (*wire.Conn, record, http.Header, *HandshakeError) {
-		conn, rw, refusal := hijack(w)
-		if refusal != nil {
-			return nil, record{}, nil, refusal
+	deadline := h.deadline()
+	var conn net.Conn
+	s, refusal := h.handshake(r, deadline, pooled, func(authorized http.Header) (arrival, *HandshakeError) {
+		a := arrival{kept: keepBase(r), header: answerHeader(w.Header(), authorized)}
+		if isConnect(r) {
+			answer, refusal := answerOf(w)
+			if refusal != nil {
+				return arrival{}, refusal
+			}
+			stream := wire.NewStream(r, answer)
+			conn, a.wire = stream, wire.New(stream, nil)
+			a.begin = func(header http.Header) error { return stream.Begin(header, deadline) }
+			return a, nil
 		}
-		hijacked = conn
-		return wire.New(conn, buffered(rw)), keepBase(r), answerHeader(w.Header(), authorized), nil
+		hijacked, rw, refusal := hijack(w)
+		if refusal != nil {
+			return arrival{}, refusal
+		}
+		conn, a.wire = hijacked, wire.New(hijacked, buffered(rw))
+		return a, nil
 	})
 	if refusal != nil {
-		if hijacked == nil {
+		if conn == nil {
 			h.answer(w, r, refusal)
 		} else {
-			hijacked.Close()
+			conn.Close()
 		}
 		return nil, h.refused(refusal, r)
+	}
+	switch stream, ok := conn.(*wire.Stream); {
+	case ok && pooled:
+		stream.Pump()
+	case ok:
+		go stream.Pump()
 	}
 	return s, nil
 }
@@ -215,8 +233,8 @@ func (h *Handler) handle(c *wire.Conn) error {
 	if whole {
 		r.TLS = state
 		r.RemoteAddr = address(c.RemoteAddr())
-		_, refusal = h.handshake(r, deadline, true, func(authorized http.Header) (*wire.Conn, record, http.Header, *HandshakeError) {
-			return c, keep(r), answerHeader(nil, authorized), nil
+		_, refusal = h.handshake(r, deadline, true, func(authorized http.Header) (arrival, *HandshakeError) {
+			return arrival{wire: c, kept: keep(r), header: answerHeader(nil, authorized)}, nil
 		})
 	} else if h.registry.isClosed() {
 		refusal = unavailable(ErrClosed)
@@ -239,8 +257,8 @@ func (h *Handler) HandleUpgrade(r *http.Request, conn net.Conn, rw *bufio.ReadWr
 	defer bound(c, deadline)()
 	done := false
 	defer closeUnless(&done, c)
-	_, refusal := h.handshake(r, deadline, true, func(authorized http.Header) (*wire.Conn, record, http.Header, *HandshakeError) {
-		return c, keepBase(r), answerHeader(nil, authorized), nil
+	_, refusal := h.handshake(r, deadline, true, func(authorized http.Header) (arrival, *HandshakeError) {
+		return arrival{wire: c, kept: keepBase(r), header: answerHeader(nil, authorized)}, nil
 	})
 	if refusal != nil {
 		return h.turnAway(c, refusal, r, true)
@@ -249,9 +267,16 @@ func (h *Handler) HandleUpgrade(r *http.Request, conn net.Conn, rw *bufio.ReadWr
 	return nil
 }
 
-// A connect function hands over the connection of a request that was let in, the request to keep, and the headers for
-// the answer.
-type connect func(authorized http.Header) (*wire.Conn, record, http.Header, *HandshakeError)
+// An arrival is the connection of a request that was let in.
+type arrival struct {
+	wire   *wire.Conn
+	kept   record                  // of the request
+	header http.Header             // for the answer
+	begin  func(http.Header) error // sends the answer where that is not a 101; else nil
+}
+
+// A connect function hands it over, given the headers that Authorize has for the answer.
+type connect func(authorized http.Header) (arrival, *HandshakeError)
 
 // handshake is the opening handshake from the moment on that the request was read: everything is checked in order, and
 // the first check that fails is the answer.
@@ -331,11 +356,11 @@ func (h *Handler) admit(r *http.Request, deadline time.Time, connect connect) (*
 	if refusal != nil {
 		return nil, refusal
 	}
-	c, kept, header, refusal := connect(authorized)
+	a, refusal := connect(authorized)
 	if refusal != nil {
 		return nil, refusal
 	}
-	s, err := h.upgrade(c, r, kept, header)
+	s, err := h.upgrade(a, r)
 	if err != nil {
 		return nil, &HandshakeError{Code: CloseInternalServerErr, Reason: "Internal server error.", Err: err}
 	}

@@ -23,10 +23,9 @@ import (
 
 // checkRequest judges the request itself, RFC 6455 section 4.2.1.
 func checkRequest(r *http.Request) *HandshakeError {
-	refuse := func(status int, reason string) *HandshakeError {
-		return &HandshakeError{Status: status, Code: CloseProtocolError, Reason: reason}
-	}
 	switch {
+	case isConnect(r):
+		return checkConnect(r)
 	case r.Method != http.MethodGet:
 		return refuse(http.StatusMethodNotAllowed, "The method of a WebSocket handshake is GET.")
 	case !r.ProtoAtLeast(1, 1):
@@ -44,6 +43,10 @@ func checkRequest(r *http.Request) *HandshakeError {
 		return refuse(http.StatusBadRequest, "Sec-WebSocket-Key must be 16 bytes in base64.")
 	}
 	return nil
+}
+
+func refuse(status int, reason string) *HandshakeError {
+	return &HandshakeError{Status: status, Code: CloseProtocolError, Reason: reason}
 }
 
 func isOnly(values []string, want string) bool { return len(values) == 1 && values[0] == want }
@@ -198,7 +201,7 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, refusal *Handsh
 	for name, values := range h.refusalHeader(refusal) {
 		header[name] = values
 	}
-	if r.ProtoMajor > 1 { // RFC 9113 section 8.2.2
+	if r.ProtoMajor > 1 { // RFC 9113 section 8.2.2; net/http would take leave of all that is on the connection
 		header.Del("Connection")
 		header.Del("Upgrade")
 	}
@@ -217,8 +220,9 @@ func (h *Handler) answerTo(conn net.Conn, refusal *HandshakeError) {
 	conn.Write(b.Bytes())
 }
 
-// upgrade lets gorilla's Upgrader write the 101 with header and returns the socket.
-func (h *Handler) upgrade(c *wire.Conn, r *http.Request, kept record, header http.Header) (*Socket, error) {
+// upgrade answers r, with the 101 that gorilla's Upgrader writes or in the way that a has, and returns the socket.
+func (h *Handler) upgrade(a arrival, r *http.Request) (*Socket, error) {
+	header := a.header
 	if name := h.serverName(); name != "" {
 		header["Server"] = []string{name}
 	}
@@ -227,17 +231,32 @@ func (h *Handler) upgrade(c *wire.Conn, r *http.Request, kept record, header htt
 		header["Sec-Websocket-Protocol"] = []string{subprotocol}
 	}
 	deflate := h.config.compression && offersDeflate(r.Header["Sec-Websocket-Extensions"])
-	g, err := gorillaOn(&engineConn{Conn: c, begun: true}, h.config.upgrader, r.Header["Sec-Websocket-Key"], deflate, header)
+	key := r.Header["Sec-Websocket-Key"]
+	if a.begin != nil {
+		if deflate {
+			header["Sec-Websocket-Extensions"] = []string{acceptedDeflate}
+		}
+		if err := a.begin(header); err != nil {
+			return nil, err
+		}
+		key, header = anyKey, nil
+	}
+	engine := &engineConn{Conn: a.wire, begun: a.begin == nil}
+	g, err := gorillaOn(engine, h.config.upgrader, key, deflate, header)
 	if err != nil {
 		return nil, err
 	}
-	s := newSocket(c, h.config, kept, subprotocol, true, deflate)
+	engine.begun = true
+	s := newSocket(a.wire, h.config, a.kept, subprotocol, true, deflate)
 	if deflate {
 		g.SetCompressionLevel(h.config.level)
 		s.gorilla.Store(g)
 	}
 	return s, nil
 }
+
+// acceptedDeflate is the form in which gorilla accepts permessage-deflate.
+const acceptedDeflate = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 
 // offersDeflate reports whether the client offers permessage-deflate in a form that we can accept: with any of the
 // parameters of RFC 7692 section 7.1, once each and well-formed, but for server_max_window_bits, since compress/flate

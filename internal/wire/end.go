@@ -27,6 +27,9 @@ func (c *Conn) HungUp() bool {
 		seen := c.look()
 		return seen == broken || seen == ended && !c.Unread()
 	}
+	if stream, ok := c.net.(*Stream); ok && stream.Gone() {
+		return true
+	}
 	deadline := longAgo
 	if c.below != nil {
 		switch lookRaw(c.below) {
@@ -56,6 +59,15 @@ func isTimeout(err error) bool {
 
 // Done reports whether closing the connection now would lose nothing.
 func (c *Conn) Done() bool { return c.taken() && c.BytesToWrite() == 0 }
+
+// OnStream reports whether a Stream carries the connection.
+func (c *Conn) OnStream() bool {
+	if c.taken() {
+		return false
+	}
+	_, ok := c.net.(*Stream)
+	return ok
+}
 
 // Finish closes the connection when all that waits was written. With linger it sees to it that this arrives though the
 // peer may still be sending; a client waits for the server to close first then (RFC 6455 section 7.1.1). It takes

@@ -1,0 +1,99 @@
+package foyer
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"reflect"
+	"strings"
+
+	"github.com/foyerws/foyer/internal/wire"
+)
+
+// ErrNoExtendedConnect says that this process does not offer WebSockets over HTTP/2.
+var ErrNoExtendedConnect = errors.New("foyer: net/http does not announce extended CONNECT: import _ \"github.com/foyerws/foyer/extendedconnect\" or set GODEBUG=http2xconnect=1")
+
+// EnableHTTP2 prepares srv for WebSockets over HTTP/2 (RFC 8441), before it serves. They work without as well: this checks
+// that clients are told so, and sees to it that one socket cannot hold up the others on its connection.
+//
+// Clients are told by a setting that net/http only sends when the process was started with http2xconnect=1 in the
+// environment variable GODEBUG, or imports the package extendedconnect. Where it does not, ErrNoExtendedConnect is
+// returned: clients use HTTP/1.1 then.
+//
+// What a program does not read, a client has to keep back: net/http lets it send 1 MiB on each stream, and as much on
+// the connection as a whole, so that a single socket that nobody reads takes away the room of all. EnableHTTP2 makes that
+// 128 KiB on a stream and nearly 4 MiB on a connection, unless srv.HTTP2 says something else. That is enough for 31
+// sockets that stand still. It also is the most that an upload gets done in the time of a round trip.
+func EnableHTTP2(srv *http.Server) error {
+	if srv.HTTP2 == nil {
+		srv.HTTP2 = new(http.HTTP2Config)
+	}
+	if srv.HTTP2.MaxReceiveBufferPerConnection == 0 {
+		srv.HTTP2.MaxReceiveBufferPerConnection = 4<<20 - 1
+	}
+	if srv.HTTP2.MaxReceiveBufferPerStream == 0 {
+		srv.HTTP2.MaxReceiveBufferPerStream = 128 << 10
+	}
+	// Go is about to have a switch for each server (golang/go issue 53208).
+	if announce := reflect.ValueOf(srv.HTTP2).Elem().FieldByName("EnableConnectProtocol"); announce.Kind() == reflect.Bool {
+		announce.SetBool(true)
+		return nil
+	}
+	if !announced {
+		return ErrNoExtendedConnect
+	}
+	return nil
+}
+
+// announced is what net/http has found in the environment when the program began.
+var announced = strings.Contains(os.Getenv("GODEBUG"), "http2xconnect=1")
+
+// isConnect reports whether r is an extended CONNECT (RFC 8441 section 4), whatever for.
+func isConnect(r *http.Request) bool {
+	return r.Method == http.MethodConnect && connectProtocol(r) != ""
+}
+
+// connectProtocol returns the protocol that an extended CONNECT asks for. net/http has it in a header that HTTP/1.1 could
+// not have, quic-go in Proto.
+func connectProtocol(r *http.Request) string {
+	switch {
+	case r.ProtoMajor >= 2 && len(r.Header[":protocol"]) == 1:
+		return r.Header[":protocol"][0]
+	case r.ProtoMajor == 3 && !strings.HasPrefix(r.Proto, "HTTP/"):
+		return r.Proto
+	}
+	return ""
+}
+
+// checkConnect judges an extended CONNECT, RFC 8441 section 5.
+func checkConnect(r *http.Request) *HandshakeError {
+	switch {
+	case !strings.EqualFold(connectProtocol(r), "websocket"):
+		return refuse(http.StatusNotImplemented, "The protocol of this endpoint is websocket.") // RFC 9220 section 3
+	case r.Host == "":
+		return refuse(http.StatusBadRequest, "A WebSocket handshake needs an authority.")
+	case r.ContentLength >= 0:
+		return refuse(http.StatusBadRequest, "The stream of a WebSocket has no length and stays open.")
+	case !isOnly(r.Header["Sec-Websocket-Version"], "13"):
+		return refuse(http.StatusUpgradeRequired, "The WebSocket version is 13.")
+	}
+	return nil
+}
+
+// answerOf returns the http.ResponseWriter of the server, however deep middleware has wrapped it: what it does to the
+// body of an ordinary answer must not be done to frames.
+func answerOf(w http.ResponseWriter) (wire.Answer, *HandshakeError) {
+	for {
+		inner, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			break
+		}
+		w = inner.Unwrap()
+	}
+	if answer, ok := w.(wire.Answer); ok {
+		return answer, nil
+	}
+	return nil, &HandshakeError{Status: http.StatusInternalServerError, Code: CloseInternalServerErr, Reason: "Internal server error.",
+		Err: fmt.Errorf("foyer: %T hides the stream of the request: it should have a method Unwrap() http.ResponseWriter: %w", w, http.ErrNotSupported)}
+}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -298,21 +299,27 @@ func conformanceCases() (all []conformanceCase) {
 
 // A way is one in which a socket can come to be.
 type way struct {
-	server, http, events, deflate bool
+	server, events, deflate bool
+	http                    int // its version, on a server; 0: a Server of our own
 }
 
 func (w way) String() string {
-	return fmt.Sprintf("server %v, net/http %v, events %v, deflate %v", w.server, w.http, w.events, w.deflate)
+	return fmt.Sprintf("server %v, HTTP/%d, events %v, deflate %v", w.server, w.http, w.events, w.deflate)
 }
 
 // addresses are where sockets come to be: those of servers, and a listener that clients dial.
 type addresses struct {
 	servers  map[way]string
+	client   *http.Client // for HTTP/2
 	listener net.Listener
 }
 
 // open connects a peer to a program that echoes. It returns the peer's end.
 func (w way) open(t *testing.T, at *addresses) (net.Conn, *bufio.Reader) {
+	if w.http == 2 {
+		c, _ := openStream(t, at.client, at.servers[w], "Sec-WebSocket-Extensions: permessage-deflate")
+		return c, bufio.NewReader(c)
+	}
 	if w.server {
 		conn, err := net.Dial("tcp", at.servers[w])
 		if err != nil {
@@ -529,18 +536,21 @@ func TestConformance(t *testing.T) {
 	var ways []way
 	for _, events := range []bool{false, true} {
 		for _, deflate := range []bool{false, true} {
-			for _, overHTTP := range []bool{false, true} {
+			for version := range 3 {
 				h := closeHandler(t, &Handler{Compression: deflate, MaxPending: -1})
 				go func() {
 					for s := range h.Sockets(background) {
 						go echoUntilClosed(s, events)
 					}
 				}()
-				w := way{server: true, http: overHTTP, events: events, deflate: deflate}
-				if overHTTP {
-					at.servers[w] = serveHTTP(t, h)
-				} else {
+				w := way{server: true, http: version, events: events, deflate: deflate}
+				switch version {
+				case 0:
 					at.servers[w] = serveRaw(t, h)
+				case 1:
+					at.servers[w] = serveHTTP(t, h)
+				case 2:
+					at.servers[w], at.client = serveHTTP2(t, false, h)
 				}
 				ways = append(ways, w)
 			}
@@ -555,7 +565,7 @@ func TestConformance(t *testing.T) {
 				late = late || f.first == 0x88
 			}
 			for _, w := range ways {
-				if c.deflate == with && !w.deflate || c.deflate == without && w.deflate || raceDetector && w.http {
+				if c.deflate == with && !w.deflate || c.deflate == without && w.deflate || raceDetector && w.http == 1 {
 					continue
 				}
 				c.check(t, w, at, 1<<20)

@@ -69,7 +69,7 @@ func connectProtocol(r *http.Request) string {
 // checkConnect judges an extended CONNECT, RFC 8441 section 5.
 func checkConnect(r *http.Request) *HandshakeError {
 	switch {
-	case !strings.EqualFold(connectProtocol(r), "websocket"):
+	case !IsHandshake(r):
 		return refuse(http.StatusNotImplemented, "The protocol of this endpoint is websocket.") // RFC 9220 section 3
 	case r.Host == "":
 		return refuse(http.StatusBadRequest, "A WebSocket handshake needs an authority.")

@@ -21,6 +21,16 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
+// IsHandshake reports whether r asks for a WebSocket: by an upgrade (RFC 6455 section 4.1), or by an extended CONNECT over
+// HTTP/2 or HTTP/3 (RFC 8441 section 5). Whether it asks in the right way is for a [Handler] to say.
+func IsHandshake(r *http.Request) bool {
+	if isConnect(r) {
+		return strings.EqualFold(connectProtocol(r), "websocket")
+	}
+	return httpguts.HeaderValuesContainsToken(r.Header["Connection"], "upgrade") &&
+		httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], "websocket")
+}
+
 // checkRequest judges the request itself, RFC 6455 section 4.2.1.
 func checkRequest(r *http.Request) *HandshakeError {
 	switch {
@@ -34,8 +44,7 @@ func checkRequest(r *http.Request) *HandshakeError {
 		return refuse(http.StatusBadRequest, "A WebSocket handshake needs one Host header.")
 	case r.ContentLength != 0 || len(r.TransferEncoding) > 0:
 		return refuse(http.StatusBadRequest, "A WebSocket handshake has no body.")
-	case !httpguts.HeaderValuesContainsToken(r.Header["Connection"], "upgrade") ||
-		!httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], "websocket"):
+	case !IsHandshake(r):
 		return refuse(http.StatusUpgradeRequired, "This is a WebSocket endpoint.")
 	case !isOnly(r.Header["Sec-Websocket-Version"], "13"):
 		return refuse(http.StatusUpgradeRequired, "The WebSocket version is 13.")

@@ -41,13 +41,14 @@ var workloads = []workload{
 	{"large", "8 connections, 64 KiB binary, one in flight", "messages", func(l *load) (result, error) { return l.echo(8, 1, 2, 64<<10) }},
 	{"idle", "connections that say nothing", "connections", (*load).idle},
 	{"broadcast", "1,000 receivers, 128 B text, 8 in flight", "deliveries", (*load).broadcast},
-	{"tls", "64 connections, 128 B text, one in flight, over TLS", "messages", (*load).tls},
+	{"tls", "64 sockets, 128 B text, one in flight, over TLS, each its connection, or 8 on one with HTTP/2", "messages", (*load).tls},
 	{"compressed", "64 connections, 1 KiB JSON, one in flight, permessage-deflate", "messages", (*load).compressed},
 }
 
 // A load is the load generator.
 type load struct {
 	bare     bool // the server knows no WebSocket
+	http2    bool // the server is to be spoken to over HTTP/2
 	port     int
 	pid      int // the server's
 	duration time.Duration
@@ -62,7 +63,7 @@ func loadCommand(args []string) error {
 	if i < 0 || len(args) != 6 {
 		return errors.New("the command load is for the command run")
 	}
-	l := &load{bare: args[1] == "tcp"}
+	l := &load{bare: args[1] == "tcp", http2: args[1] == "foyer-http2"}
 	l.port, _ = strconv.Atoi(args[2])
 	l.pid, _ = strconv.Atoi(args[3])
 	seconds, _ := strconv.ParseFloat(args[4], 64)
@@ -452,6 +453,9 @@ func (l *load) each(n int, dial func(i int) (net.Conn, *bufio.Reader, error), ec
 }
 
 func (l *load) tls() (result, error) {
+	if l.http2 {
+		return l.streams(8, 8)
+	}
 	config := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}
 	dial := func(int) (net.Conn, *bufio.Reader, error) {
 		conn, err := tls.Dial("tcp", l.addr(), config)

@@ -19,6 +19,9 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/foyerws/foyer"
+	_ "github.com/foyerws/foyer/extendedconnect"
 )
 
 // A server is one of those that are compared. It echoes at /, and sends what comes at /broadcast to everybody there.
@@ -52,6 +55,8 @@ var servers = []server{
 	{name: "foyer", about: "Server, Events", serve: serveFoyer},
 	{name: "foyer-http", about: "net/http, Events", serve: serveFoyerHTTP},
 	{name: "foyer-read", about: "Server, Read and Write", serve: serveFoyerRead},
+	{name: "foyer-http2", about: "net/http, Events, HTTP/2", serve: serveFoyerHTTP,
+		lacks: []string{"handshake", "pingpong", "pipelined", "large", "idle", "broadcast", "compressed"}},
 	{name: "gorilla", about: "gorilla/websocket 1.5.3", serve: serveGorilla},
 	{name: "gorilla-tuned", about: "the same with WriteBufferPool and small buffers", serve: serveGorillaTuned},
 	{name: "coder", about: "coder/websocket 1.8.15", serve: serveCoder},
@@ -156,6 +161,9 @@ func serveHTTP(o options, h http.Handler) error {
 		return err
 	}
 	srv := &http.Server{Handler: h, TLSConfig: o.tls}
+	if err := foyer.EnableHTTP2(srv); err != nil {
+		return err
+	}
 	if o.tls != nil {
 		return srv.ServeTLS(l, "", "")
 	}

@@ -24,7 +24,7 @@ import (
 )
 
 // browse opens a page in Chromium for the time of the test. The context is for chromedp's actions.
-func browse(t *testing.T, page string) context.Context {
+func browse(t *testing.T, page string, more ...chromedp.ContextOption) context.Context {
 	t.Helper()
 	profile, err := os.MkdirTemp("", "chromium") // which Chromium may still write to at the end
 	if err != nil {
@@ -33,11 +33,11 @@ func browse(t *testing.T, page string) context.Context {
 	t.Cleanup(func() { os.RemoveAll(profile) })
 	timed, stop := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(stop)
-	ctx, quit := chromedp.NewContext(timed, chromedp.WithAllocatorOptions(
+	ctx, quit := chromedp.NewContext(timed, append(more, chromedp.WithAllocatorOptions(
 		chromedp.ExecPath(program(t, "chromium")), chromedp.NoSandbox, chromedp.UserDataDir(profile), chromedp.IgnoreCertErrors,
 		chromedp.WindowSize(800, 500), chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
-	))
+	))...)
 	t.Cleanup(quit)
 	do(t, ctx, chromedp.Navigate(page))
 	return ctx

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/foyerws/foyer"
 )
 
 // BearerToken lets browsers send a bearer token with a WebSocket handshake. A page cannot set the Authorization header
@@ -29,7 +31,7 @@ func BearerToken(prefix string) func(http.Handler) http.Handler {
 	}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if isHandshake(r) {
+			if foyer.IsHandshake(r) {
 				var ok bool
 				if r, ok = withBearer(r, prefix); !ok {
 					http.Error(w, "Bad bearer token.", http.StatusBadRequest)

@@ -27,6 +27,7 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/foyerws/foyer"
+	_ "github.com/foyerws/foyer/extendedconnect" // WebSockets over HTTP/2, where there is TLS
 )
 
 //go:embed page.html
@@ -128,6 +129,9 @@ func serveHTTP(ctx context.Context, h *foyer.Handler, addr string, config *tls.C
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
+	if err := foyer.EnableHTTP2(srv); err != nil {
+		log.Warn("sockets over HTTP/1.1 only", "err", err)
+	}
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
@@ -146,11 +150,11 @@ func serveHTTP(ctx context.Context, h *foyer.Handler, addr string, config *tls.C
 	case <-ctx.Done():
 	}
 
-	// First no requests come in any more, then the sockets are closed: http.Server forgets those.
+	// http.Server forgets sockets over HTTP/1.1, and waits for those over HTTP/2: they are closed first.
 	log.Info("shutting down")
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	return errors.Join(srv.Shutdown(ctx), h.Shutdown(ctx))
+	return errors.Join(h.Shutdown(ctx), srv.Shutdown(ctx))
 }
 
 // serveRaw serves the WebSocket without net/http.

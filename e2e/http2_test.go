@@ -1,0 +1,154 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/chromedp"
+
+	"github.com/foyerws/foyer"
+	_ "github.com/foyerws/foyer/extendedconnect"
+)
+
+// socketsPage opens a number of sockets to its own server, has each echo what it sends, and makes requests meanwhile.
+const socketsPage = `<!doctype html><p id="state">opening</p><script>
+const state = document.getElementById("state"), count = 8
+let open = 0, closed = 0
+for (let i = 0; i < count; i++) {
+	const socket = new WebSocket("wss://" + location.host + "/ws", ["chat.v1"])
+	socket.onopen = () => { socket.send("x".repeat(1000 * i)); open++ }
+	socket.onmessage = async e => {
+		const page = await fetch("/ordinary")
+		const ordinary = await page.text()
+		if (e.data.length == 1000 * i && ordinary == "ordinary" && socket.protocol == "chat.v1") socket.close(4000 + i, "bye")
+	}
+	socket.onclose = e => { if (e.code == 4000 + i && ++closed == count) state.textContent = "done" }
+}
+</script>`
+
+// A report is what a browser reports about its connections.
+type report struct {
+	mu      sync.Mutex
+	page    string  // protocol of the page
+	sockets []int64 // status of each handshake
+}
+
+// TestBrowserHTTP2 has Chromium open several sockets over the HTTP/2 connection that its page came over, and the same
+// over HTTP/1.1, and asks the browser which it was.
+func TestBrowserHTTP2(t *testing.T) {
+	for _, test := range []struct {
+		protocol string
+		status   int64 // of the handshakes: 200 is that of an extended CONNECT
+	}{{"h2", 200}, {"http/1.1", 101}} {
+		t.Run(test.protocol, func(t *testing.T) {
+			h := &foyer.Handler{Subprotocols: []string{"chat.v1"}}
+			defer h.Close()
+			var mu sync.Mutex
+			connections := make(map[string]int)
+			go h.ForEach(context.Background(), func(ctx context.Context, s *foyer.Socket) {
+				mu.Lock()
+				connections[fmt.Sprint(s.Request().Proto, " from ", s.RemoteAddr())]++
+				mu.Unlock()
+				for {
+					t, p, err := s.Read(ctx)
+					if err != nil || s.Write(ctx, t, p) != nil {
+						return
+					}
+				}
+			})
+			m := http.NewServeMux()
+			m.Handle("/ws", h)
+			m.HandleFunc("/ordinary", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ordinary") })
+			m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "text/html")
+				io.WriteString(w, socketsPage)
+			})
+			srv := httptest.NewUnstartedServer(m)
+			if srv.EnableHTTP2 = test.protocol == "h2"; srv.EnableHTTP2 {
+				if err := foyer.EnableHTTP2(srv.Config); err != nil {
+					t.Fatal(err)
+				}
+			}
+			srv.StartTLS()
+			defer srv.Close()
+
+			var said report
+			ctx := browse(t, srv.URL+"/", chromedp.WithListener(said.hear))
+			until(t, ctx, `document.getElementById("state").textContent === "done"`)
+
+			said.mu.Lock()
+			defer said.mu.Unlock()
+			t.Logf("the browser reports: page over %s, handshakes answered with %v", said.page, said.sockets)
+			if said.page != test.protocol || len(said.sockets) != 8 {
+				t.Error("another protocol")
+			}
+			for _, status := range said.sockets {
+				if status != test.status {
+					t.Errorf("a handshake was answered with %d", status)
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if want := map[string]int{"h2": 1, "http/1.1": 8}[test.protocol]; len(connections) != want {
+				t.Error(connections)
+			}
+			if st := h.Stats(); st.Upgraded != 8 || st.Closed[4007] != 1 {
+				t.Error(st)
+			}
+		})
+	}
+}
+
+// hear takes down what the browser tells of its network.
+func (r *report) hear(event any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch e := event.(type) {
+	case *network.EventResponseReceived:
+		if e.Type == network.ResourceTypeDocument {
+			r.page = e.Response.Protocol
+		}
+	case *network.EventWebSocketHandshakeResponseReceived:
+		r.sockets = append(r.sockets, e.Response.Status)
+	}
+}
+
+// TestNodeHTTP2 has Node's http2 module open sockets and make requests on one connection.
+func TestNodeHTTP2(t *testing.T) {
+	node := program(t, "node")
+	h := &foyer.Handler{Subprotocols: []string{"chat.v1"}}
+	defer h.Close()
+	go h.ForEach(context.Background(), func(ctx context.Context, s *foyer.Socket) {
+		for {
+			t, p, err := s.Read(ctx)
+			if err != nil || s.Write(ctx, t, p) != nil {
+				return
+			}
+		}
+	})
+	m := http.NewServeMux()
+	m.Handle("/ws", h)
+	m.HandleFunc("/ordinary", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ordinary") })
+	srv := httptest.NewUnstartedServer(m)
+	srv.EnableHTTP2 = true
+	if err := foyer.EnableHTTP2(srv.Config); err != nil {
+		t.Fatal(err)
+	}
+	srv.StartTLS()
+	defer srv.Close()
+	out, err := exec.Command(node, "node/http2.js", srv.URL).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "20 sockets, 20 requests, one connection") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if st := h.Stats(); st.Upgraded != 20 || st.Closed[4001] != 20 || st.MessagesIn != 80 {
+		t.Error(st)
+	}
+}

@@ -614,16 +614,51 @@ func (h *Handler) LastError() error {
 
 // Shutdown closes the Handler in an orderly way: new handshakes get 503, those under way are broken off, Accept returns
 // ErrClosed, and every socket, accepted or pending, gets a close frame with CloseGoingAway. It waits until all have
-// answered it, and Closed was called for those that listen, and returns nil then. When ctx ends before, the rest is cut off and the error of ctx is returned.
+// answered it, and Closed was called for those that listen, and returns nil then. When ctx ends before, the rest is cut off
+// and the error of ctx is returned.
 //
-// http.Server.Shutdown neither closes nor waits for sockets: call it first, so that no requests come in any more, and
-// then this.
+// http.Server.Shutdown forgets sockets over HTTP/1.1, and waits for those over HTTP/2: call this first.
 func (h *Handler) Shutdown(ctx context.Context) error {
 	h.init()
+	return h.shutdown(ctx, CloseGoingAway)
+}
+
+// Retire is Shutdown for a process that another one replaces, without a rush: the sockets of the moment get a close frame
+// with CloseServiceRestart one after the other, in no order, evenly over the time of spread, so that their clients do not
+// all come back at once. Handshakes go on meanwhile, as a load balancer takes a while to learn. Then the rest is shut
+// down, with the same code. When ctx ends before, what is left is cut off and the error of ctx is returned.
+func (h *Handler) Retire(ctx context.Context, spread time.Duration) error {
+	h.init()
+	begin := time.Now()
+	sockets := h.registry.all()
+	for i, s := range sockets {
+		sleepUntil(ctx, begin.Add(time.Duration(float64(spread)*float64(i)/float64(len(sockets)))))
+		s.beginClose(CloseServiceRestart, "")
+	}
+	sleepUntil(ctx, begin.Add(spread))
+	return h.shutdown(ctx, CloseServiceRestart)
+}
+
+// sleepUntil waits for a time, or the end of ctx.
+func sleepUntil(ctx context.Context, t time.Time) {
+	d := time.Until(t)
+	if d <= 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// shutdown closes the Handler, and every socket with code.
+func (h *Handler) shutdown(ctx context.Context, code CloseCode) error {
 	h.registry.close()
 	h.pool.close()
 	for _, s := range h.registry.all() {
-		s.beginClose(CloseGoingAway, "")
+		s.beginClose(code, "")
 	}
 	select {
 	case <-h.registry.whenIdle():

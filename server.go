@@ -137,10 +137,7 @@ func (s *Server) accept(l net.Listener, a *wire.Acceptor) error {
 		c, err := next()
 		if err == nil {
 			delay = minAcceptDelay
-			if !s.whenResumed() {
-				c.Abandon()
-				return ErrClosed
-			}
+			s.whenResumed()
 			select {
 			case s.handoff <- c:
 			default:
@@ -183,19 +180,17 @@ func (s *Server) acceptFrom(l net.Listener, a *wire.Acceptor) func() (*wire.Conn
 	}
 }
 
-// whenResumed waits while the Server is paused, and reports false when it was closed.
-func (s *Server) whenResumed() bool {
+// whenResumed waits while the Server is paused and not closed.
+func (s *Server) whenResumed() {
 	s.mu.Lock()
 	resumed, stopped := s.resumed, s.stopped
 	s.mu.Unlock()
 	if resumed == nil {
-		return true
+		return
 	}
 	select {
 	case <-resumed:
-		return true
 	case <-stopped:
-		return false
 	}
 }
 
@@ -337,6 +332,16 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		return err
 	}
 	return errors.Join(s.Handler.Shutdown(ctx), err)
+}
+
+// Retire closes the listener and then the Handler, as Handler.Retire does. Connections that were accepted before are served.
+// Where another process listens on the same socket (see File), no client finds the door shut.
+func (s *Server) Retire(ctx context.Context, spread time.Duration) error {
+	err := s.stopForGood()
+	if s.Handler == nil {
+		return err
+	}
+	return errors.Join(s.Handler.Retire(ctx, spread), err)
 }
 
 // Close closes the listener and then the Handler, as Handler.Close does.

@@ -1,16 +1,19 @@
 package foyer
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -296,5 +299,91 @@ func TestFileCanBeGivenToAProcess(t *testing.T) {
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("Close waits")
+	}
+}
+
+// Retire closes sockets one after the other, lets others in meanwhile, and closes those at the end.
+func TestRetireTakesItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &Handler{MaxPending: -1}
+		var mu sync.Mutex
+		var ends []time.Duration
+		begin := time.Now()
+		join := func() {
+			c, s := connectPipe(t, h)
+			go s.Read(t.Context())
+			go func() {
+				if _, _, err := c.ReadMessage(); !websocket.IsCloseError(err, websocket.CloseServiceRestart) {
+					t.Error(err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				ends = append(ends, time.Since(begin))
+			}()
+		}
+		for range 10 {
+			join()
+		}
+		time.AfterFunc(5500*time.Millisecond, join)
+		if err := h.Retire(t.Context(), 10*time.Second); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		want := []time.Duration{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}
+		for i := range ends {
+			want[i] *= time.Second
+		}
+		if !slices.Equal(ends, want) {
+			t.Error(ends)
+		}
+		if _, err := h.Accept(t.Context()); err != ErrClosed {
+			t.Error(err)
+		}
+	})
+}
+
+// The end of its context cuts off what Retire has not closed yet.
+func TestRetireInAHurry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &Handler{}
+		_, s := connectPipe(t, h)
+		_, other := connectPipe(t, h)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		begin := time.Now()
+		if err := h.Retire(ctx, time.Hour); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != 3*time.Second {
+			t.Error(err, time.Since(begin))
+		}
+		<-s.Done()
+		<-other.Done()
+	})
+}
+
+// A connection that a paused Server has accepted is served when it retires.
+func TestServerRetires(t *testing.T) {
+	s := &Server{Handler: &Handler{}}
+	if err := s.Retire(t.Context(), 0); !errors.Is(err, ErrNotListening) {
+		t.Error(err)
+	}
+	s = &Server{Handler: &Handler{}}
+	if err := s.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	s.Pause()
+	conn := dialTCP(t, s.Addr().String())
+	time.Sleep(20 * time.Millisecond) // until it was accepted
+	retired := make(chan error)
+	go func() { retired <- s.Retire(t.Context(), 200*time.Millisecond) }()
+	resp, br := ask(t, conn, handshakeRequest())
+	if resp.StatusCode != 101 {
+		t.Fatal(resp)
+	}
+	var end [4]byte
+	if _, err := io.ReadFull(br, end[:]); err != nil || string(end[:]) != "\x88\x02\x03\xf4" {
+		t.Errorf("%q, %v", end, err)
+	}
+	conn.Write(frame(0x88, "\x03\xf4"))
+	if err := <-retired; err != nil {
+		t.Error(err)
 	}
 }

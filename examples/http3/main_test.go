@@ -162,8 +162,11 @@ func TestHTTP3Refusals(t *testing.T) {
 func TestHTTP3Ends(t *testing.T) {
 	s := start(t)
 	for name, leave := range map[string]func(*http3.RequestStream, *http3.ClientConn){
-		"end":    func(stream *http3.RequestStream, _ *http3.ClientConn) { stream.Close() },
-		"reset":  func(stream *http3.RequestStream, _ *http3.ClientConn) { stream.CancelWrite(0x10c); stream.CancelRead(0x10c) },
+		"end": func(stream *http3.RequestStream, _ *http3.ClientConn) { stream.Close() },
+		"reset": func(stream *http3.RequestStream, _ *http3.ClientConn) {
+			stream.CancelWrite(0x10c)
+			stream.CancelRead(0x10c)
+		},
 		"vanish": func(_ *http3.RequestStream, client *http3.ClientConn) { client.CloseWithError(0, "") },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -176,6 +176,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*S
 		}
 		hijacked, rw, refusal := hijack(w)
 		if refusal != nil {
+			w = innermost(w) // others, as gin's, take no status any more
 			return arrival{}, refusal
 		}
 		conn, a.wire = hijacked, wire.New(hijacked, buffered(rw))

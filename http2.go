@@ -84,13 +84,7 @@ func checkConnect(r *http.Request) *HandshakeError {
 // answerOf returns the http.ResponseWriter of the server, however deep middleware has wrapped it: what it does to the
 // body of an ordinary answer must not be done to frames.
 func answerOf(w http.ResponseWriter) (wire.Answer, *HandshakeError) {
-	for {
-		inner, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			break
-		}
-		w = inner.Unwrap()
-	}
+	w = innermost(w)
 	if answer, ok := w.(wire.Answer); ok {
 		return answer, nil
 	}

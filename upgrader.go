@@ -418,6 +418,17 @@ func hijack(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter, *HandshakeError
 		Reason: "Internal server error.", Err: err}
 }
 
+// innermost returns the http.ResponseWriter that all others wrap, as far as they say so.
+func innermost(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		outer, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = outer.Unwrap()
+	}
+}
+
 func hijackFrom(h http.Hijacker) (conn net.Conn, rw *bufio.ReadWriter, err error) {
 	defer func() {
 		if v := recover(); v != nil {

@@ -1,9 +1,13 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
+	"crypto/sha1"
+	"encoding/base64"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
@@ -13,6 +17,7 @@ import (
 
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
+	"golang.org/x/net/http2"
 
 	"github.com/foyerws/foyer"
 	_ "github.com/foyerws/foyer/extendedconnect"
@@ -151,4 +156,62 @@ func TestNodeHTTP2(t *testing.T) {
 	if st := h.Stats(); st.Upgraded != 20 || st.Closed[4001] != 20 || st.MessagesIn != 80 {
 		t.Error(st)
 	}
+}
+
+// overHTTP2 returns a NetDial function for foyer's client, which speaks HTTP/1.1, that has its handshake over HTTP/2.
+func overHTTP2(t *testing.T) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	transport := &http2.Transport{TLSClientConfig: insecure}
+	t.Cleanup(transport.CloseIdleConnections)
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		go func() {
+			defer theirs.Close()
+			if err := translate(transport, theirs); err != nil && ctx.Err() == nil {
+				t.Log(err)
+			}
+		}()
+		return ours, nil
+	}
+}
+
+// translate turns the handshake on conn into an extended CONNECT, the answer into that to an upgrade, and carries what
+// comes then.
+func translate(transport *http2.Transport, conn net.Conn) error {
+	in := bufio.NewReader(conn)
+	asked, err := http.ReadRequest(in)
+	if err != nil {
+		return err
+	}
+	body, out := io.Pipe()
+	r, err := http.NewRequest(http.MethodConnect, "https://"+asked.Host+asked.URL.RequestURI(), body)
+	if err != nil {
+		return err
+	}
+	r.Header = asked.Header.Clone()
+	r.Header[":protocol"] = []string{"websocket"}
+	for _, name := range []string{"Connection", "Upgrade", "Sec-Websocket-Key"} {
+		r.Header.Del(name)
+	}
+	resp, err := transport.RoundTrip(r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		resp.ProtoMajor, resp.ProtoMinor = 1, 1
+		return resp.Write(conn)
+	}
+	accept := sha1.Sum([]byte(asked.Header.Get("Sec-Websocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	resp.Header.Set("Connection", "Upgrade")
+	resp.Header.Set("Upgrade", "websocket")
+	resp.Header.Set("Sec-WebSocket-Accept", base64.StdEncoding.EncodeToString(accept[:]))
+	fmt.Fprint(conn, "HTTP/1.1 101 Switching Protocols\r\n")
+	resp.Header.Write(conn)
+	fmt.Fprint(conn, "\r\n")
+	go func() {
+		io.Copy(out, in)
+		out.Close()
+	}()
+	_, err = io.Copy(conn, resp.Body)
+	return err
 }

@@ -1,15 +1,21 @@
 package e2e
 
 import (
-	"bufio"
+	"cmp"
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -30,15 +36,17 @@ import (
 	"github.com/foyerws/foyer"
 )
 
-// routers mount a Handler at /rooms/{room}/ws, each in its own way, with what the path has to be for it.
+// routers mount a Handler at /rooms/{room}/ws, each in its own way, for both methods that a handshake has: GET over
+// HTTP/1.1, CONNECT over HTTP/2. The README of examples/router has the lines of some.
 var routers = map[string]func(h *foyer.Handler) http.Handler{
 	"http.ServeMux": func(h *foyer.Handler) http.Handler {
 		m := http.NewServeMux()
-		m.Handle("GET /rooms/{room}/ws", h)
+		m.Handle("/rooms/{room}/ws", h)
 		return m
 	},
 	"chi Handle": func(h *foyer.Handler) http.Handler {
 		r := chi.NewRouter()
+		r.Use(chimiddleware.RequestID, chimiddleware.Recoverer)
 		r.Handle("/rooms/{room}/ws", h)
 		return r
 	},
@@ -47,6 +55,7 @@ var routers = map[string]func(h *foyer.Handler) http.Handler{
 		r.Route("/rooms/{room}", func(r chi.Router) {
 			r.Group(func(r chi.Router) {
 				r.With(chimiddleware.NoCache).Get("/ws", h.ServeHTTP)
+				r.Connect("/ws", h.ServeHTTP)
 			})
 		})
 		return r
@@ -64,20 +73,27 @@ var routers = map[string]func(h *foyer.Handler) http.Handler{
 	},
 	"gorilla/mux subrouter": func(h *foyer.Handler) http.Handler {
 		r := mux.NewRouter()
-		r.PathPrefix("/rooms/{room}").Subrouter().Handle("/ws", h).Methods("GET")
+		r.PathPrefix("/rooms/{room}").Subrouter().Handle("/ws", h).Methods("GET", "CONNECT")
 		return r
 	},
 	"gin": func(h *foyer.Handler) http.Handler {
 		gin.SetMode(gin.ReleaseMode)
 		r := gin.New()
 		r.Use(gin.Recovery())
-		r.GET("/rooms/:room/ws", gin.WrapH(h))
+		r.Match([]string{"GET", "CONNECT"}, "/rooms/:room/ws", func(c *gin.Context) {
+			c.Request.SetPathValue("room", c.Param("room"))
+			h.ServeHTTP(c.Writer, c.Request)
+		})
 		return r
 	},
 	"echo": func(h *foyer.Handler) http.Handler {
 		e := echo.New()
 		e.Use(echomiddleware.Recover(), echomiddleware.RequestID(), echomiddleware.Gzip())
-		e.GET("/rooms/:room/ws", echo.WrapHandler(h))
+		e.Match([]string{"GET", "CONNECT"}, "/rooms/:room/ws", func(c echo.Context) error {
+			c.Request().SetPathValue("room", c.Param("room"))
+			h.ServeHTTP(c.Response(), c.Request())
+			return nil
+		})
 		return e
 	},
 }
@@ -97,7 +113,7 @@ type unwrapping struct{ *recorder }
 
 func (u unwrapping) Unwrap() http.ResponseWriter { return u.ResponseWriter }
 
-// middlewares stand around a router. broken says what the error must name where they cannot work.
+// middlewares stand around a router. broken is the type that the error must name where they cannot work.
 var middlewares = []struct {
 	name   string
 	wrap   func(http.Handler) http.Handler
@@ -133,16 +149,16 @@ var middlewares = []struct {
 			next.ServeHTTP(unwrapping{&recorder{ResponseWriter: w}}, r)
 		})
 	}, ""},
-	{"a wrapper that hides Hijacker", func(next http.Handler) http.Handler {
+	{"a wrapper without Unwrap", func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(&recorder{ResponseWriter: w}, r) })
-	}, "*e2e.recorder hides http.Hijacker"},
-	{"http.TimeoutHandler", func(next http.Handler) http.Handler { return http.TimeoutHandler(next, time.Second, "late") }, "*http.timeoutWriter hides http.Hijacker"},
+	}, "*e2e.recorder"},
+	{"http.TimeoutHandler", func(next http.Handler) http.Handler { return http.TimeoutHandler(next, time.Second, "late") }, "*http.timeoutWriter"},
 }
 
 // TestRouters mounts a Handler in every router behind every middleware. It prints a table.
 func TestRouters(t *testing.T) {
-	table := []string{"", "| router | middleware | result |", "| --- | --- | --- |"}
-	for name, mount := range routers {
+	table := []string{"", "| router | middleware | HTTP/1.1 | HTTP/2 |", "| --- | --- | --- | --- |"}
+	for _, name := range slices.Sorted(maps.Keys(routers)) {
 		for _, m := range middlewares {
 			failed := make(chan error, 10)
 			h := &foyer.Handler{Origins: foyer.AnyOrigin(), Logger: slog.New(slog.DiscardHandler), OnError: func(err error) { failed <- err }}
@@ -150,55 +166,98 @@ func TestRouters(t *testing.T) {
 				time.Sleep(30 * time.Millisecond) // past any timeout of a request
 				t, p, err := s.Read(ctx)
 				if err == nil {
-					s.Write(ctx, t, append(p, s.Request().PathValue("room")...))
+					s.Write(ctx, t, append(p, roomOf(s.Request())...))
 					s.Read(ctx)
 				}
 			})
-			srv := httptest.NewServer(m.wrap(mount(h)))
-			result := echoThrough(t, "ws"+strings.TrimPrefix(srv.URL, "http")+"/rooms/7/ws", name)
-			if m.broken != "" {
-				result = "500"
-				select {
-				case err := <-failed:
-					result = "500: " + err.Error()
-					if !strings.Contains(err.Error(), m.broken) {
+			srv := httptest.NewUnstartedServer(m.wrap(routers[name](h)))
+			srv.EnableHTTP2 = true
+			srv.StartTLS()
+			row := fmt.Sprintf("| %s | %s |", name, m.name)
+			for _, options := range []*foyer.DialOptions{{TLSConfig: insecure}, {NetDial: overHTTP2(t)}} {
+				result := echoThrough(t, srv.Listener.Addr().String(), options)
+				switch {
+				case m.broken != "" && strings.HasPrefix(result, "500"):
+					err := <-failed
+					if !strings.Contains(err.Error(), m.broken+" hides ") {
 						t.Errorf("%s behind %s: %v", name, m.name, err)
 					}
-				case <-time.After(5 * time.Second):
-					t.Errorf("%s behind %s: no error", name, m.name)
+					_, why, _ := strings.Cut(err.Error(), m.broken)
+					why, _, _ = strings.Cut(why, ":")
+					result += ": " + m.broken + why
+				case m.broken != "" || result != "works":
+					t.Errorf("%s behind %s: %s", name, m.name, result)
 				}
-				if i := strings.LastIndex(result, "foyer: "); i > 0 {
-					result = "500: " + result[i+len("foyer: "):]
-				}
-			} else if result != "works" {
-				t.Errorf("%s behind %s: %s", name, m.name, result)
+				row += " " + result + " |"
 			}
-			table = append(table, fmt.Sprintf("| %s | %s | %s |", name, m.name, result))
+			table = append(table, row)
 			srv.Close()
 			h.Close()
 		}
 	}
-	table = append(table, "| fiber | adaptor | "+throughFiber(t)+" |")
+	table = append(table, "| fiber | adaptor | "+throughFiber(t)+" | fasthttp has none |")
 	t.Log(strings.Join(table, "\n"))
 }
 
-// echoThrough opens a socket and has something echoed.
-func echoThrough(t *testing.T, url, router string) string {
-	s, _, err := foyer.Dial(shortly(t), url, nil)
+var insecure = &tls.Config{InsecureSkipVerify: true}
+
+// roomOf returns the room in the path. gorilla/mux keeps it to itself.
+func roomOf(r *http.Request) string { return cmp.Or(r.PathValue("room"), mux.Vars(r)["room"]) }
+
+// echoThrough opens a socket and has something echoed. It returns what came of it: "works", or the status of a refusal.
+func echoThrough(t *testing.T, addr string, o *foyer.DialOptions) string {
+	scheme := "ws"
+	if o.TLSConfig != nil {
+		scheme = "wss"
+	}
+	o.Header = http.Header{"Accept-Encoding": {"gzip"}, "User-Agent": {"e2e"}} // as browsers have it
+	s, _, err := foyer.Dial(shortly(t), scheme+"://"+addr+"/rooms/7/ws", o)
+	var refusal *foyer.HandshakeError
+	if errors.As(err, &refusal) && refusal.Status != 0 {
+		return strconv.Itoa(refusal.Status)
+	}
 	if err != nil {
 		return err.Error()
 	}
 	defer s.Abort()
 	s.SendText(t.Context(), "hello, room ")
 	_, p, err := s.Read(shortly(t))
-	want := "hello, room 7"
-	if router == "gin" || router == "echo" || strings.HasPrefix(router, "gorilla/mux") {
-		want = "hello, room " // they keep path values to themselves
-	}
-	if err != nil || string(p) != want {
+	if err != nil || string(p) != "hello, room 7" {
 		return fmt.Sprintf("%q, %v", p, err)
 	}
+	if err := s.Close(4000, "bye"); err != nil {
+		return err.Error()
+	}
 	return "works"
+}
+
+// TestRouterREADME finds the lines of examples/router/README.md in the source of this package's tests.
+func TestRouterREADME(t *testing.T) {
+	readme, err := os.ReadFile("../examples/router/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile("routers_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	flat := func(text string) string {
+		lines := strings.Split(text, "\n")
+		for i := range lines {
+			lines[i] = strings.TrimSpace(lines[i])
+		}
+		return strings.Join(lines, "\n")
+	}
+	blocks := strings.Split(string(readme), "```go\n")[1:]
+	for _, block := range blocks {
+		block, _, _ = strings.Cut(block, "```")
+		if !strings.Contains(flat(string(source)), "\n"+flat(block)) {
+			t.Errorf("no test has\n%s", block)
+		}
+	}
+	if len(blocks) < 7 {
+		t.Error("only", len(blocks), "blocks")
+	}
 }
 
 // throughFiber takes a connection out of fasthttp, which knows no http.ResponseWriter.
@@ -208,7 +267,7 @@ func throughFiber(t *testing.T) string {
 	go h.ForEach(context.Background(), func(ctx context.Context, s *foyer.Socket) {
 		t, p, err := s.Read(ctx)
 		if err == nil {
-			s.Write(ctx, t, append(p, s.Request().URL.Path[len("/rooms/"):][:1]...))
+			s.Write(ctx, t, append(p, roomOf(s.Request())...))
 			s.Read(ctx)
 		}
 	})
@@ -219,10 +278,11 @@ func throughFiber(t *testing.T) string {
 			return err
 		}
 		request := r.Clone(context.Background()) // fasthttp uses its own again
+		request.SetPathValue("room", strings.Clone(c.Params("room")))
 		c.Context().HijackSetNoResponse(true)
 		c.Context().Hijack(func(conn net.Conn) {
 			done := make(chan struct{})
-			h.HandleUpgrade(request, &hijacked{Conn: conn, done: done}, bufio.NewReadWriter(bufio.NewReader(conn), nil))
+			h.HandleUpgrade(request, &hijacked{Conn: conn, done: done}, nil)
 			<-done // fasthttp closes the connection when this returns
 		})
 		return nil
@@ -233,7 +293,7 @@ func throughFiber(t *testing.T) string {
 	}
 	go app.Listener(l)
 	defer app.ShutdownWithTimeout(time.Second)
-	return echoThrough(t, "ws://"+l.Addr().String()+"/rooms/7/ws", "fiber")
+	return echoThrough(t, l.Addr().String(), new(foyer.DialOptions))
 }
 
 // A hijacked tells when it was closed.

@@ -1,5 +1,5 @@
 // Router mounts one foyer.Handler in three routers beside each other. Each has rooms, whose name the socket learns from
-// the path; the chi router also has a fetch API for pages of the same origins.
+// the path; the chi router also has a fetch API for pages of the same origins. README.md has more routers.
 //
 //	go run ./examples/router
 //
@@ -47,7 +47,7 @@ func routes(h *foyer.Handler) http.Handler {
 	g.Handle("/gorilla/rooms/{room}", h)
 
 	m := http.NewServeMux()
-	m.Handle("GET /std/rooms/{room}", h)
+	m.Handle("/std/rooms/{room}", h)
 	m.Handle("/chi/", http.StripPrefix("/chi", c))
 	m.Handle("/gorilla/", g)
 	return m

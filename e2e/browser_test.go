@@ -151,11 +151,17 @@ type example struct {
 // startEcho builds and runs the echo example for the time of the test.
 func startEcho(t *testing.T, args ...string) *example {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), "echo")
-	if out, err := exec.Command("go", "build", "-o", binary, "github.com/foyerws/foyer/examples/echo").CombinedOutput(); err != nil {
+	return startExample(t, "echo", append([]string{"-addr", "127.0.0.1:0"}, args...)...)
+}
+
+// startExample builds and runs an example for the time of the test.
+func startExample(t *testing.T, name string, args ...string) *example {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), name)
+	if out, err := exec.Command("go", "build", "-o", binary, "github.com/foyerws/foyer/examples/"+name).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	cmd := exec.Command(binary, append([]string{"-addr", "127.0.0.1:0"}, args...)...)
+	cmd := exec.Command(binary, args...)
 	log, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

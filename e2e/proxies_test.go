@@ -2,15 +2,17 @@ package e2e
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -81,7 +83,8 @@ func sbin(t *testing.T, name string) string {
 	return program(t, name)
 }
 
-// behind serves an echo to a proxy, through net/http and through a Server, and returns the ports.
+// behind serves an echo to a proxy, through net/http, where HTTP/2 is spoken as well, and through a Server, and returns
+// the ports.
 func behind(t *testing.T, h *foyer.Handler) (web, raw string) {
 	t.Helper()
 	go h.ForEach(context.Background(), func(ctx context.Context, s *foyer.Socket) {
@@ -90,24 +93,55 @@ func behind(t *testing.T, h *foyer.Handler) (web, raw string) {
 			if err != nil {
 				return
 			}
-			if string(p) == "who am I?" {
-				p = []byte(s.RemoteAddr().String() + " for " + s.Request().Header.Get("X-Forwarded-For") + " by " + s.Request().Header.Get("X-Forwarded-Proto"))
+			if r := s.Request(); string(p) == "who am I?" {
+				p = fmt.Appendf(nil, "%s for %s by %s over %s", s.RemoteAddr(), r.Header.Get("X-Forwarded-For"), r.Header.Get("X-Forwarded-Proto"), r.Proto)
 			}
 			if s.Write(ctx, t, p) != nil {
 				return
 			}
 		}
 	})
-	srv := foyertest.NewServer(t, h)
+	m := http.NewServeMux()
+	m.Handle("/", h)
+	m.HandleFunc("/ready", func(http.ResponseWriter, *http.Request) {})
+	srv := httptest.NewUnstartedServer(m)
+	if err := foyer.EnableHTTP2(srv.Config); err != nil {
+		t.Fatal(err)
+	}
+	srv.Config.Protocols = new(http.Protocols)
+	srv.Config.Protocols.SetHTTP1(true)
+	srv.Config.Protocols.SetUnencryptedHTTP2(true)
+	srv.Start()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &foyer.Server{Handler: h}
 	go s.Serve(&proxyproto.Listener{Listener: l, ReadHeaderTimeout: 5 * time.Second})
-	t.Cleanup(func() { s.Close() })
+	t.Cleanup(func() {
+		s.Close() // and with it the sockets, which srv would wait for
+		srv.Close()
+	})
+	_, web, _ = net.SplitHostPort(srv.Listener.Addr().String())
 	_, raw, _ = net.SplitHostPort(l.Addr().String())
-	return srv.URL[strings.LastIndex(srv.URL, ":")+1:], raw
+	return web, raw
+}
+
+// documented returns the n-th block of docs/deploy.md in a language, with other addresses and the like in it: each second
+// of replace stands for the one before it.
+func documented(t *testing.T, language string, n int, replace ...string) string {
+	t.Helper()
+	text, err := os.ReadFile("../docs/deploy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _, _ := strings.Cut(strings.Split(string(text), "```"+language+"\n")[1+n], "```")
+	for i := 0; i < len(replace); i += 2 {
+		if !strings.Contains(block, replace[i]) {
+			t.Fatalf("no %q in\n%s", replace[i], block)
+		}
+	}
+	return strings.NewReplacer(replace...).Replace(block)
 }
 
 // converseThrough echoes messages of all sizes, has the socket be idle for a while, and closes it.
@@ -138,40 +172,26 @@ func converseThrough(t *testing.T, url string, o *foyer.DialOptions, idle time.D
 	return string(p)
 }
 
+// The idle timeouts of the proxies, which keepalive must outlive.
+const proxyTimeout, pingInterval, silence = "1s", 300 * time.Millisecond, 2 * time.Second
+
 func TestNginx(t *testing.T) {
 	nginx := sbin(t, "nginx")
-	h := &foyer.Handler{PingInterval: 300 * time.Millisecond, Compression: true}
-	t.Cleanup(func() { h.Close() })
+	h := &foyer.Handler{PingInterval: pingInterval, Compression: true}
 	web, _ := behind(t, h)
 	certificate, key := selfSigned(t)
-	port := freePort(t)
-	dir := t.TempDir()
+	port, dir := freePort(t), t.TempDir()
 	config := fmt.Sprintf(`
 daemon off; master_process off; pid %[1]s/pid; error_log stderr;
 events {}
 http {
-	access_log off; client_body_temp_path %[1]s/body; proxy_temp_path %[1]s/proxy;
-	fastcgi_temp_path %[1]s/fastcgi; uwsgi_temp_path %[1]s/uwsgi; scgi_temp_path %[1]s/scgi;
-	map $http_upgrade $connection_upgrade { default upgrade; '' close; }
-	server {
-		listen 127.0.0.1:%[2]s ssl;
-		ssl_certificate %[3]s; ssl_certificate_key %[4]s;
-		location / {
-			proxy_pass http://127.0.0.1:%[5]s;
-			proxy_http_version 1.1;
-			proxy_set_header Host $http_host;
-			proxy_set_header Upgrade $http_upgrade;
-			proxy_set_header Connection $connection_upgrade;
-			proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-			proxy_set_header X-Forwarded-Proto $scheme;
-			proxy_read_timeout 1s; # which keepalive must outlive
-		}
-	}
-}
-`, dir, port, certificate, key, web)
+access_log off; client_body_temp_path %[1]s/body; proxy_temp_path %[1]s/proxy;
+fastcgi_temp_path %[1]s/fastcgi; uwsgi_temp_path %[1]s/uwsgi; scgi_temp_path %[1]s/scgi;
+%[2]s}
+`, dir, documented(t, "nginx", 0, "listen 443", "listen 127.0.0.1:"+port, "/etc/ssl/site.pem", certificate, "/etc/ssl/site.key", key, "127.0.0.1:8080", "127.0.0.1:"+web, "60s", proxyTimeout))
 	run(t, port, config, func(file string) *exec.Cmd { return exec.Command(nginx, "-p", dir, "-c", file) })
-	o := &foyer.DialOptions{TLSConfig: &tls.Config{InsecureSkipVerify: true}, Compression: true}
-	if who := converseThrough(t, "wss://127.0.0.1:"+port+"/chat", o, 3*time.Second); !strings.Contains(who, " for 127.0.0.1 by https") {
+	o := &foyer.DialOptions{TLSConfig: insecure, Compression: true, Header: http.Header{"X-Forwarded-For": {"10.6.6.6"}}}
+	if who := converseThrough(t, "wss://127.0.0.1:"+port+"/chat", o, silence); !strings.HasSuffix(who, " for 127.0.0.1 by https over HTTP/1.1") {
 		t.Error(who)
 	}
 
@@ -182,74 +202,141 @@ http {
 	}
 }
 
-func TestHAProxy(t *testing.T) {
-	haproxy := sbin(t, "haproxy")
-	h := &foyer.Handler{PingInterval: 300 * time.Millisecond}
-	t.Cleanup(func() { h.Close() })
-	web, raw := behind(t, h)
+func TestCaddy(t *testing.T) {
+	caddy := program(t, "caddy")
+	web, _ := behind(t, &foyer.Handler{PingInterval: pingInterval})
 	certificate, key := selfSigned(t)
-	both := filepath.Join(t.TempDir(), "both.pem")
-	var pem []byte
+	port, dir := freePort(t), t.TempDir()
+	config := "{\n\tadmin off\n\tauto_https disable_redirects\n}\n" +
+		documented(t, "caddyfile", 0, "example.com", "https://127.0.0.1:"+port, "/etc/ssl/site.pem", certificate, "/etc/ssl/site.key", key, "127.0.0.1:8080", "127.0.0.1:"+web)
+	run(t, port, config, func(file string) *exec.Cmd {
+		cmd := exec.Command(caddy, "run", "--adapter", "caddyfile", "--config", file)
+		cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
+		return cmd
+	})
+	o := &foyer.DialOptions{TLSConfig: insecure, Header: http.Header{"X-Forwarded-For": {"10.6.6.6"}}}
+	if who := converseThrough(t, "wss://127.0.0.1:"+port+"/chat", o, silence); !strings.HasSuffix(who, " for 127.0.0.1 by https over HTTP/1.1") {
+		t.Error(who)
+	}
+}
+
+// bothIn writes a certificate and its key into one file, as HAProxy wants them.
+func bothIn(t *testing.T) string {
+	t.Helper()
+	certificate, key := selfSigned(t)
+	var both []byte
 	for _, file := range []string{certificate, key} {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		pem = append(pem, b...)
+		both = append(both, b...)
 	}
-	if err := os.WriteFile(both, pem, 0o600); err != nil {
+	path := filepath.Join(t.TempDir(), "both.pem")
+	if err := os.WriteFile(path, both, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	httpPort, tcpPort := freePort(t), freePort(t)
-	config := fmt.Sprintf(`
-defaults
-	timeout connect 5s
-	timeout client 1s
-	timeout server 1s
-	timeout tunnel 1s
-frontend web
-	mode http
-	bind 127.0.0.1:%s ssl crt %s
-	option forwardfor
-	http-request set-header X-Forwarded-Proto https
-	default_backend web
-backend web
-	mode http
-	server web 127.0.0.1:%s
-frontend raw
-	mode tcp
-	bind 127.0.0.1:%s
-	default_backend raw
-backend raw
-	mode tcp
-	server raw 127.0.0.1:%s send-proxy-v2
-`, httpPort, both, web, tcpPort, raw)
-	run(t, httpPort, config, func(file string) *exec.Cmd { return exec.Command(haproxy, "-db", "-f", file) })
-	o := &foyer.DialOptions{TLSConfig: &tls.Config{InsecureSkipVerify: true}}
-	if who := converseThrough(t, "wss://127.0.0.1:"+httpPort+"/", o, 3*time.Second); !strings.HasSuffix(who, " for 127.0.0.1 by https") {
-		t.Error(who)
-	}
+	return path
+}
 
-	// Through the PROXY protocol the Server learns the client's own address.
+// TestHAProxy has WebSockets over HTTP/1.1 and HTTP/2 on either side of HAProxy.
+func TestHAProxy(t *testing.T) {
+	haproxy := sbin(t, "haproxy")
+	web, _ := behind(t, &foyer.Handler{PingInterval: pingInterval})
+	for inside, protocol := range map[string]string{"HTTP/1.1": "", "HTTP/2.0": " proto h2 ws h2"} {
+		port := freePort(t)
+		config := documented(t, "haproxy", 0, "bind :443", "bind 127.0.0.1:"+port, "/etc/ssl/both.pem", bothIn(t), "60s", proxyTimeout,
+			"127.0.0.1:8080", "127.0.0.1:"+web+protocol, "\tserver two 127.0.0.1:8081\n", "")
+		run(t, port, config, func(file string) *exec.Cmd { return exec.Command(haproxy, "-db", "-f", file) })
+		for outside, o := range map[string]*foyer.DialOptions{"wss": {TLSConfig: insecure}, "ws": {NetDial: overHTTP2(t)}} {
+			t.Run(inside+" behind, "+outside, func(t *testing.T) {
+				o.Header = http.Header{"X-Forwarded-For": {"10.6.6.6"}}
+				if who := converseThrough(t, outside+"://127.0.0.1:"+port+"/", o, silence); !strings.HasSuffix(who, " for 127.0.0.1 by https over "+inside) {
+					t.Error(who)
+				}
+			})
+		}
+	}
+}
+
+// TestPROXYProtocol has the Server learn the client's own address.
+func TestPROXYProtocol(t *testing.T) {
+	haproxy := sbin(t, "haproxy")
+	_, raw := behind(t, &foyer.Handler{PingInterval: pingInterval})
+	port := freePort(t)
+	config := documented(t, "haproxy", 1, "bind :80", "bind 127.0.0.1:"+port, "127.0.0.1:8080", "127.0.0.1:"+raw, "60s", proxyTimeout)
+	run(t, port, config, func(file string) *exec.Cmd { return exec.Command(haproxy, "-db", "-f", file) })
 	var local string
-	o.NetDial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+	o := &foyer.DialOptions{NetDial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
 		if err == nil {
 			local = conn.LocalAddr().String()
 		}
 		return conn, err
-	}
-	if who := converseThrough(t, "ws://127.0.0.1:"+tcpPort+"/", o, 3*time.Second); !strings.HasPrefix(who, local+" for ") {
+	}}
+	if who := converseThrough(t, "ws://127.0.0.1:"+port+"/", o, silence); !strings.HasPrefix(who, local+" for ") {
 		t.Errorf("%q instead of %q", who, local)
 	}
+}
+
+// TestDrain ends one of two servers behind HAProxy: its sockets come back on the other, and nobody is refused meanwhile.
+func TestDrain(t *testing.T) {
+	haproxy := sbin(t, "haproxy")
+	ports := []string{freePort(t), freePort(t)}
+	var first *example
+	for i, port := range ports {
+		e := startExample(t, "balanced", "-addr", "127.0.0.1:"+port, "-grace", "1500ms", "-spread", "1s")
+		e.wait(t, "listening")
+		if i == 0 {
+			first = e
+		}
+	}
+	port := freePort(t)
+	config := documented(t, "haproxy", 0, "bind :443", "bind 127.0.0.1:"+port, "/etc/ssl/both.pem", bothIn(t), "127.0.0.1:8080", "127.0.0.1:"+ports[0], "127.0.0.1:8081", "127.0.0.1:"+ports[1])
+	run(t, port, config, func(file string) *exec.Cmd { return exec.Command(haproxy, "-db", "-f", file) })
+
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	var restarted atomic.Int64
+	for range 40 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				s, _, err := foyer.Dial(ctx, "wss://127.0.0.1:"+port+"/ws", &foyer.DialOptions{TLSConfig: insecure})
+				if err != nil {
+					if ctx.Err() == nil {
+						t.Error(err)
+					}
+					return
+				}
+				for err == nil {
+					_, _, err = s.Read(ctx)
+				}
+				if ctx.Err() == nil {
+					<-s.Done()
+					if s.CloseCode() != foyer.CloseServiceRestart {
+						t.Error(s.Err())
+					}
+					restarted.Add(1)
+				}
+				s.Abort()
+			}
+		})
+	}
+	time.Sleep(500 * time.Millisecond)
+	first.stop()
+	first.wait(t, "ended: <nil>")
+	time.Sleep(200 * time.Millisecond)
+	if n := restarted.Load(); n != 20 {
+		t.Errorf("%d of 20 sockets were closed", n)
+	}
+	stop()
+	wg.Wait()
 }
 
 // TestStunnel has TLS with a pre-shared key, which crypto/tls does not know, on the way from the client to the server.
 func TestStunnel(t *testing.T) {
 	stunnel := program(t, "stunnel4")
-	h := &foyer.Handler{}
-	t.Cleanup(func() { h.Close() })
-	web, raw := behind(t, h)
+	web, raw := behind(t, &foyer.Handler{})
 	dir := t.TempDir()
 	secrets := filepath.Join(dir, "secrets")
 	if err := os.WriteFile(secrets, []byte("alice:0123456789abcdef0123456789abcdef\n"), 0o600); err != nil {

@@ -145,15 +145,21 @@ func (h *Handler) init() {
 // is done; nothing of net/http stays behind. A request that is no handshake, or is refused, gets an HTTP answer and its
 // connection is closed.
 //
-// Whatever middleware wraps the http.ResponseWriter must pass on http.Hijacker or have an Unwrap method (see
-// http.ResponseController); otherwise the answer is 500 and the error names the type that is in the way. Headers that
-// middleware has set are part of the answer.
+// Over HTTP/2 (RFC 8441, see [EnableHTTP2]) and HTTP/3 (RFC 9220) the handshake is a CONNECT, the socket is the stream of
+// the request, and ServeHTTP returns when the socket has ended. A refusal does not close the connection there.
+//
+// Whatever middleware wraps the http.ResponseWriter must have an Unwrap method (see http.ResponseController), or, for
+// HTTP/1.1, pass on http.Hijacker; otherwise the answer is 500 and the error names the type that is in the way. Headers
+// that middleware has set are part of the answer.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.serve(w, r, true)
 }
 
 // Upgrade is ServeHTTP past the pool: the socket is returned, and counts as accepted. When it returns an error, a
 // *HandshakeError, the request has been answered.
+//
+// It returns at once, over HTTP/2 and HTTP/3 as well. There the caller must not return from its own handler before the
+// socket has ended, which it sees to with Close or Abort, or waits for with Done.
 func (h *Handler) Upgrade(w http.ResponseWriter, r *http.Request) (*Socket, error) {
 	return h.serve(w, r, false)
 }

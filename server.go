@@ -24,7 +24,7 @@ type Server struct {
 	Handler *Handler
 
 	// TLSConfig, if not nil, makes the Server speak wss. It needs a certificate. Where it names no protocols,
-	// "http/1.1" is put in, the only one that a WebSocket handshake works with.
+	// "http/1.1" is put in, the only one that a Server speaks; for HTTP/2 there is net/http.
 	TLSConfig *tls.Config
 
 	mu       sync.Mutex // guards:

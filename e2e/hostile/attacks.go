@@ -39,12 +39,14 @@ var attacks = []attack{
 	{"500 clients with messages of 1 MiB, GOMEMLIMIT of 640 MiB", []string{"-memory", "671088640"}, 700 * mib, large},
 	{"100 clients with compression bombs", []string{"-compression"}, 200 * mib, bombs},
 	{"1,000 frames a second that break rules", nil, 60 * mib, violate},
+	{"HTTP/2: 2,000 streams a second that are reset at once", nil, 60 * mib, rapidReset},
+	{"HTTP/2: 2,000 sockets that are sent to and never read", []string{"-max-write", "65536"}, 400 * mib, deafStreams},
 }
 
-// addresses are the server's and that of the one whose sockets nobody accepts.
-func addresses(addr string) (server, ignored string) {
-	server, ignored, _ = strings.Cut(addr, " ")
-	return server, ignored
+// addresses are the server's, that of the one whose sockets nobody accepts, and the server's for HTTP/2.
+func addresses(addr string) (server, ignored, http2 string) {
+	all := strings.Fields(addr)
+	return all[0], all[1], all[2]
 }
 
 const request = "GET /%s HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
@@ -134,12 +136,12 @@ func often(perSecond float64, d time.Duration, f func(i int)) {
 }
 
 func silent(addr string, d time.Duration, scale float64) error {
-	addr, _ = addresses(addr)
+	addr, _, _ = addresses(addr)
 	return crowd(int(5000*scale), d, func(i int) (*net.TCPConn, error) { return connect(addr, i) })
 }
 
 func trickle(addr string, d time.Duration, scale float64) error {
-	addr, _ = addresses(addr)
+	addr, _, _ = addresses(addr)
 	return crowd(int(5000*scale), d, func(i int) (*net.TCPConn, error) {
 		conn, err := connect(addr, i)
 		if err == nil {
@@ -157,7 +159,7 @@ func trickle(addr string, d time.Duration, scale float64) error {
 }
 
 func deaf(addr string, d time.Duration, scale float64) error {
-	addr, _ = addresses(addr)
+	addr, _, _ = addresses(addr)
 	return crowd(int(2000*scale), d, func(i int) (*net.TCPConn, error) {
 		// With little room on this side, or the kernel would take megabytes for each.
 		conn, err := connectWith(addr, i, func(fd uintptr) { syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) })
@@ -169,7 +171,7 @@ func deaf(addr string, d time.Duration, scale float64) error {
 }
 
 func resetStorm(addr string, d time.Duration, scale float64) error {
-	addr, _ = addresses(addr)
+	addr, _, _ = addresses(addr)
 	often(1000*scale, d, func(i int) {
 		if conn, err := upgraded(addr, i, "echo", ""); err == nil {
 			conn.Write(frame(0x81, "hello"))
@@ -181,7 +183,7 @@ func resetStorm(addr string, d time.Duration, scale float64) error {
 }
 
 func fullPool(addr string, d time.Duration, scale float64) error {
-	_, addr = addresses(addr)
+	_, addr, _ = addresses(addr)
 	var mu sync.Mutex
 	var in []*net.TCPConn
 	often(1000*scale, d, func(i int) {
@@ -201,12 +203,12 @@ func fullPool(addr string, d time.Duration, scale float64) error {
 }
 
 func exhaust(addr string, d time.Duration, scale float64) error {
-	addr, _ = addresses(addr)
+	addr, _, _ = addresses(addr)
 	return crowd(int(1000*scale), d, func(i int) (*net.TCPConn, error) { return connect(addr, i) })
 }
 
 func large(addr string, d time.Duration, scale float64) error {
-	addr, _ = addresses(addr)
+	addr, _, _ = addresses(addr)
 	message := frame(0x82, strings.Repeat("x", mib))
 	return crowd(int(500*scale), d, func(i int) (*net.TCPConn, error) {
 		conn, err := upgraded(addr, i, "echo", "")
@@ -228,7 +230,7 @@ func large(addr string, d time.Duration, scale float64) error {
 }
 
 func bombs(addr string, d time.Duration, scale float64) error {
-	addr, _ = addresses(addr)
+	addr, _, _ = addresses(addr)
 	var b bytes.Buffer
 	w, _ := flate.NewWriter(&b, flate.BestCompression)
 	w.Write(make([]byte, 100*mib))
@@ -245,7 +247,7 @@ func bombs(addr string, d time.Duration, scale float64) error {
 }
 
 func violate(addr string, d time.Duration, scale float64) error {
-	addr, _ = addresses(addr)
+	addr, _, _ = addresses(addr)
 	bad := [][]byte{frame(0x83, ""), frame(0xf1, "x"), frame(0x80, "x"), frame(0x81, "\xff"), frame(0x88, "\x03"), frame(0x09, ""), {0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, {0x81, 5}}
 	often(1000*scale, d, func(i int) {
 		if conn, err := upgraded(addr, i, "echo", ""); err == nil {
@@ -276,7 +278,7 @@ func frame(first byte, payload string) []byte {
 type goodClient struct{ s *foyer.Socket }
 
 func newGoodClient(addr string) (*goodClient, error) {
-	addr, _ = addresses(addr)
+	addr, _, _ = addresses(addr)
 	s, _, err := foyer.Dial(context.Background(), "ws://"+addr+"/echo", nil)
 	return &goodClient{s}, err
 }

@@ -9,7 +9,11 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
+	"log"
 	"maps"
+	"net"
+	"net/http"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -18,6 +22,7 @@ import (
 	"time"
 
 	"github.com/foyerws/foyer"
+	_ "github.com/foyerws/foyer/extendedconnect"
 )
 
 // stats are what a server tells of itself.
@@ -71,7 +76,17 @@ func serve(args []string) error {
 	if err := full.Listen("tcp", "127.0.0.1:0"); err != nil {
 		return err
 	}
-	fmt.Println(s.Addr(), full.Addr())
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	web := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, Protocols: new(http.Protocols), ErrorLog: log.New(io.Discard, "", 0)}
+	web.Protocols.SetUnencryptedHTTP2(true)
+	if err := foyer.EnableHTTP2(web); err != nil {
+		return err
+	}
+	go web.Serve(l)
+	fmt.Println(s.Addr(), full.Addr(), l.Addr())
 
 	for asked := bufio.NewScanner(os.Stdin); asked.Scan(); {
 		b, err := json.Marshal(stats{h.Stats().Open + ignored.Stats().Open, ignored.Pending(), runtime.NumGoroutine(), openFiles()})

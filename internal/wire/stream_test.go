@@ -1,0 +1,262 @@
+package wire
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// An answerer is an Answer whose writes block while it is held.
+type answerer struct {
+	mu      sync.Mutex
+	held    chan struct{} // closed to let writes go on
+	broken  chan struct{} // closed by a deadline in the past
+	body    *io.PipeReader
+	written bytes.Buffer
+	status  int
+	flushed int
+	panics  bool
+	begin   error // of the first flush
+	header  http.Header
+}
+
+func newAnswerer(body *io.PipeReader) *answerer {
+	held := make(chan struct{})
+	close(held)
+	return &answerer{held: held, broken: make(chan struct{}), body: body, header: http.Header{"X-Old": {"1"}}}
+}
+
+func (a *answerer) Header() http.Header    { return a.header }
+func (a *answerer) WriteHeader(status int) { a.status = status }
+func (a *answerer) FlushError() error      { a.flushed++; return a.begin }
+
+func (a *answerer) Write(p []byte) (int, error) {
+	if a.panics {
+		panic("Write called after Handler finished")
+	}
+	select {
+	case <-a.held:
+	case <-a.broken:
+		return 0, errors.New("stream reset")
+	}
+	return a.written.Write(p)
+}
+
+func (a *answerer) SetReadDeadline(t time.Time) error {
+	if !t.IsZero() && t.Before(time.Now()) {
+		a.body.CloseWithError(os.ErrDeadlineExceeded)
+	}
+	return nil
+}
+
+func (a *answerer) SetWriteDeadline(t time.Time) error {
+	if !t.IsZero() && t.Before(time.Now()) {
+		close(a.broken)
+	}
+	return nil
+}
+
+// newTestStream returns a Stream that is being pumped, what writes to its body, and a channel that is closed when the
+// handler may return.
+func newTestStream(t *testing.T, ctx context.Context) (*Stream, *io.PipeWriter, *answerer, chan struct{}) {
+	t.Helper()
+	in, out := io.Pipe()
+	a := newAnswerer(in)
+	r, err := http.NewRequestWithContext(ctx, http.MethodConnect, "/", in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewStream(r, a)
+	returned := make(chan struct{})
+	go func() {
+		s.Pump()
+		close(returned)
+	}()
+	t.Cleanup(func() { s.Close() })
+	return s, out, a, returned
+}
+
+func TestStreamReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, out, _, returned := newTestStream(t, t.Context())
+		long := strings.Repeat("0123456789abcdef", 5000)
+		go func() {
+			io.WriteString(out, "hello")
+			io.WriteString(out, long)
+			io.WriteString(out, "!")
+			out.Close()
+		}()
+		if got, err := io.ReadAll(s); err != nil || string(got) != "hello"+long+"!" {
+			t.Error(len(got), err)
+		}
+		if _, err := s.Read(make([]byte, 1)); err != io.EOF {
+			t.Error(err)
+		}
+		synctest.Wait()
+		select {
+		case <-returned:
+			t.Error("the handler may return though answers can still be written")
+		default:
+		}
+		s.Close()
+		<-returned
+		if _, err := s.Read(make([]byte, 1)); err != net.ErrClosed {
+			t.Error(err)
+		}
+	})
+}
+
+// A deadline that has passed ends a read, and nothing is lost.
+func TestStreamDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, out, _, _ := newTestStream(t, t.Context())
+		begin := time.Now()
+		s.SetReadDeadline(begin.Add(time.Second))
+		if _, err := s.Read(make([]byte, 10)); err != os.ErrDeadlineExceeded || time.Since(begin) != time.Second {
+			t.Error(err, time.Since(begin))
+		}
+		io.WriteString(out, "late")
+		if n, err := s.Read(make([]byte, 10)); n != 4 || err != nil {
+			t.Error("what has come can be read all the same:", n, err)
+		}
+		waiting := make(chan error)
+		s.SetReadDeadline(time.Time{})
+		go func() {
+			_, err := s.Read(make([]byte, 10))
+			waiting <- err
+		}()
+		synctest.Wait()
+		s.SetReadDeadline(longAgo)
+		if err := <-waiting; err != os.ErrDeadlineExceeded {
+			t.Error(err)
+		}
+		s.Close()
+		if err := s.SetDeadline(time.Time{}); !errors.Is(err, net.ErrClosed) {
+			t.Error(err)
+		}
+	})
+}
+
+// Close has whoever reads, writes or pumps return, whatever they wait for, and nobody uses the answer afterwards.
+func TestStreamClose(t *testing.T) {
+	for _, unread := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			s, out, a, returned := newTestStream(t, t.Context())
+			a.held = make(chan struct{})
+			results := make(chan error, 2)
+			if unread {
+				go io.WriteString(out, "what nobody reads")
+			} else {
+				go func() {
+					_, err := s.Read(make([]byte, 1))
+					results <- err
+				}()
+			}
+			go func() {
+				_, err := s.Write([]byte("never taken"))
+				results <- err
+			}()
+			synctest.Wait()
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+			<-returned
+			if !unread {
+				if err := <-results; err == nil {
+					t.Error("the read is still there")
+				}
+			}
+			if err := <-results; err == nil {
+				t.Error("the write was not broken off")
+			}
+			a.panics = true
+			if _, err := s.Write([]byte("x")); err != net.ErrClosed {
+				t.Error(err)
+			}
+			if err := s.Close(); err != net.ErrClosed {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// What was written is not broken off by Close.
+func TestStreamWrites(t *testing.T) {
+	s, _, a, returned := newTestStream(t, t.Context())
+	if n, err := s.Write([]byte("hello")); n != 5 || err != nil || a.flushed != 1 {
+		t.Error(n, err, a.flushed)
+	}
+	s.Close()
+	<-returned
+	select {
+	case <-a.broken:
+		t.Error("the stream was reset")
+	default:
+	}
+	if a.written.String() != "hello" {
+		t.Error(a.written.String())
+	}
+}
+
+// A handler that returned too early is an error, and no panic.
+func TestStreamOfAHandlerThatHasReturned(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	s, _, a, _ := newTestStream(t, ctx)
+	a.panics = true
+	if _, err := s.Write([]byte("x")); err == nil || !strings.Contains(err.Error(), "has returned") {
+		t.Error(err)
+	}
+	cancel()
+	if _, err := s.Write([]byte("x")); err != net.ErrClosed || !s.Gone() {
+		t.Error(err)
+	}
+}
+
+// The deadline of a context, which middleware sets, is not the end of the stream.
+func TestStreamOutlivesTimeouts(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), -1)
+	defer cancel()
+	s, _, _, _ := newTestStream(t, ctx)
+	if _, err := s.Write([]byte("x")); err != nil || s.Gone() {
+		t.Error(err)
+	}
+}
+
+func TestStreamBegins(t *testing.T) {
+	s, _, a, _ := newTestStream(t, t.Context())
+	if err := s.Begin(http.Header{"X-New": {"2"}}, time.Now().Add(time.Hour)); err != nil || a.status != 200 || a.flushed != 1 {
+		t.Error(err, a.status)
+	}
+	if len(a.header) != 1 || a.header.Get("X-New") != "2" {
+		t.Error(a.header)
+	}
+	a.begin = errors.New("gone")
+	if err := s.Begin(nil, time.Time{}); err != a.begin {
+		t.Error(err)
+	}
+}
+
+func TestStreamAddresses(t *testing.T) {
+	local := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80}
+	for _, test := range []struct {
+		remote  string
+		version int
+		network string
+	}{{"192.0.2.1:4711", 2, "tcp"}, {"[2001:db8::1]:4711", 3, "udp"}, {"203.0.113.7", 2, ""}, {"", 2, ""}} {
+		r, _ := http.NewRequestWithContext(context.WithValue(t.Context(), http.LocalAddrContextKey, local), http.MethodConnect, "/", nil)
+		r.RemoteAddr, r.ProtoMajor = test.remote, test.version
+		s := NewStream(r, newAnswerer(nil))
+		if s.LocalAddr() != local || s.RemoteAddr().String() != test.remote || s.RemoteAddr().Network() != test.network {
+			t.Error(s.LocalAddr(), s.RemoteAddr())
+		}
+	}
+}

@@ -61,16 +61,31 @@ func TestLinksInTheDocuments(t *testing.T) {
 			if strings.HasPrefix(target, "https://") {
 				continue
 			}
-			if _, err := os.Stat(target); err != nil {
+			file, anchor, _ := strings.Cut(target, "#")
+			if _, err := os.Stat(file); err != nil {
 				t.Errorf("%s links to %s: %v", document, target, err)
+			}
+			if linked, _ := os.ReadFile(file); anchor != "" && !hasHeading(string(linked), anchor) {
+				t.Errorf("%s links to %s, and there is no such heading", document, target)
 			}
 		}
 	}
 }
 
+// hasHeading reports whether a document has a heading with this anchor.
+func hasHeading(document, anchor string) bool {
+	for line := range strings.Lines(document) {
+		title := strings.ToLower(strings.TrimSpace(strings.TrimLeft(line, "#")))
+		if strings.HasPrefix(line, "#") && strings.ReplaceAll(strings.ReplaceAll(title, "/", ""), " ", "-") == anchor {
+			return true
+		}
+	}
+	return false
+}
+
 // TestExportedNamesAreDocumented looks at every exported name of the packages that programs import.
 func TestExportedNamesAreDocumented(t *testing.T) {
-	for _, dir := range []string{".", "middleware", "foyertest"} {
+	for _, dir := range []string{".", "middleware", "foyertest", "extendedconnect"} {
 		files, _ := filepath.Glob(filepath.Join(dir, "*.go"))
 		for _, name := range files {
 			if strings.HasSuffix(name, "_test.go") {

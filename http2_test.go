@@ -586,3 +586,33 @@ func TestHTTP2Announced(t *testing.T) {
 		t.Error("announced:", announced)
 	}
 }
+
+func TestIsHandshake(t *testing.T) {
+	upgrade := http.Header{"Connection": {"keep-alive, Upgrade"}, "Upgrade": {"WebSocket"}}
+	websocket := http.Header{":protocol": {"websocket"}}
+	for _, test := range []struct {
+		name   string
+		major  int
+		method string
+		proto  string
+		header http.Header
+		want   bool
+	}{
+		{"an upgrade", 1, "GET", "HTTP/1.1", upgrade, true},
+		{"an upgrade with another method", 1, "POST", "HTTP/1.1", upgrade, true}, // a bad one
+		{"an upgrade to something else", 1, "GET", "HTTP/1.1", http.Header{"Connection": {"upgrade"}, "Upgrade": {"h2c"}}, false},
+		{"an ordinary request", 1, "GET", "HTTP/1.1", nil, false},
+		{"a CONNECT of a proxy", 1, "CONNECT", "HTTP/1.1", websocket, false},
+		{"an extended CONNECT", 2, "CONNECT", "HTTP/2.0", websocket, true},
+		{"one for something else", 2, "CONNECT", "HTTP/2.0", http.Header{":protocol": {"connect-udp"}}, false},
+		{"a CONNECT over HTTP/2", 2, "CONNECT", "HTTP/2.0", nil, false},
+		{"a GET over HTTP/2", 2, "GET", "HTTP/2.0", websocket, false},
+		{"an extended CONNECT of quic-go", 3, "CONNECT", "websocket", nil, true},
+		{"a CONNECT over HTTP/3", 3, "CONNECT", "HTTP/3.0", nil, false},
+	} {
+		r := &http.Request{Method: test.method, Proto: test.proto, ProtoMajor: test.major, Header: test.header}
+		if got := IsHandshake(r); got != test.want {
+			t.Errorf("%s: %v", test.name, got)
+		}
+	}
+}

@@ -36,14 +36,7 @@ func program(t *testing.T, name string) string {
 func servers(t *testing.T, compression bool) map[string]string {
 	t.Helper()
 	h := &foyer.Handler{Compression: compression, Origins: foyer.AnyOrigin(), Subprotocols: []string{"chat.v1"}}
-	go h.ForEach(context.Background(), func(ctx context.Context, s *foyer.Socket) {
-		for {
-			t, p, err := s.Read(ctx)
-			if err != nil || s.Write(ctx, t, p) != nil {
-				return
-			}
-		}
-	})
+	go h.ForEach(context.Background(), echoes)
 	srv := httptest.NewServer(h)
 	s := &foyer.Server{Handler: h}
 	if err := s.Listen("tcp", "127.0.0.1:0"); err != nil {
@@ -51,6 +44,16 @@ func servers(t *testing.T, compression bool) map[string]string {
 	}
 	t.Cleanup(func() { srv.Close(); s.Close() })
 	return map[string]string{"net/http": strings.Replace(srv.URL, "http", "ws", 1), "Server": s.URL().String()}
+}
+
+// echoes is a ForEach function.
+func echoes(ctx context.Context, s *foyer.Socket) {
+	for {
+		t, p, err := s.Read(ctx)
+		if err != nil || s.Write(ctx, t, p) != nil {
+			return
+		}
+	}
 }
 
 var payloads = []string{"", "hello", strings.Repeat("é", 5000), strings.Repeat("0123456789", 100000)}

@@ -39,6 +39,27 @@ for (let i = 0; i < count; i++) {
 }
 </script>`
 
+// serveSecurely serves h at /ws, the page of many sockets, and something ordinary.
+func serveSecurely(t *testing.T, h *foyer.Handler, http2 bool) *httptest.Server {
+	t.Helper()
+	m := http.NewServeMux()
+	m.Handle("/ws", h)
+	m.HandleFunc("/ordinary", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ordinary") })
+	m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		io.WriteString(w, socketsPage)
+	})
+	srv := httptest.NewUnstartedServer(m)
+	if srv.EnableHTTP2 = http2; http2 {
+		if err := foyer.EnableHTTP2(srv.Config); err != nil {
+			t.Fatal(err)
+		}
+	}
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	return srv
+}
+
 // A report is what a browser reports about its connections.
 type report struct {
 	mu      sync.Mutex
@@ -62,29 +83,9 @@ func TestBrowserHTTP2(t *testing.T) {
 				mu.Lock()
 				connections[fmt.Sprint(s.Request().Proto, " from ", s.RemoteAddr())]++
 				mu.Unlock()
-				for {
-					t, p, err := s.Read(ctx)
-					if err != nil || s.Write(ctx, t, p) != nil {
-						return
-					}
-				}
+				echoes(ctx, s)
 			})
-			m := http.NewServeMux()
-			m.Handle("/ws", h)
-			m.HandleFunc("/ordinary", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ordinary") })
-			m.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-				w.Header().Set("Content-Type", "text/html")
-				io.WriteString(w, socketsPage)
-			})
-			srv := httptest.NewUnstartedServer(m)
-			if srv.EnableHTTP2 = test.protocol == "h2"; srv.EnableHTTP2 {
-				if err := foyer.EnableHTTP2(srv.Config); err != nil {
-					t.Fatal(err)
-				}
-			}
-			srv.StartTLS()
-			defer srv.Close()
-
+			srv := serveSecurely(t, h, test.protocol == "h2")
 			var said report
 			ctx := browse(t, srv.URL+"/", chromedp.WithListener(said.hear))
 			until(t, ctx, `document.getElementById("state").textContent === "done"`)
@@ -131,24 +132,8 @@ func TestNodeHTTP2(t *testing.T) {
 	node := program(t, "node")
 	h := &foyer.Handler{Subprotocols: []string{"chat.v1"}}
 	defer h.Close()
-	go h.ForEach(context.Background(), func(ctx context.Context, s *foyer.Socket) {
-		for {
-			t, p, err := s.Read(ctx)
-			if err != nil || s.Write(ctx, t, p) != nil {
-				return
-			}
-		}
-	})
-	m := http.NewServeMux()
-	m.Handle("/ws", h)
-	m.HandleFunc("/ordinary", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ordinary") })
-	srv := httptest.NewUnstartedServer(m)
-	srv.EnableHTTP2 = true
-	if err := foyer.EnableHTTP2(srv.Config); err != nil {
-		t.Fatal(err)
-	}
-	srv.StartTLS()
-	defer srv.Close()
+	go h.ForEach(context.Background(), echoes)
+	srv := serveSecurely(t, h, true)
 	out, err := exec.Command(node, "node/http2.js", srv.URL).CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "20 sockets, 20 requests, one connection") {
 		t.Errorf("%v\n%s", err, out)

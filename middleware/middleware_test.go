@@ -81,6 +81,20 @@ func TestUpgradeTakesHandshakesOnAnyRoute(t *testing.T) {
 	}
 }
 
+func TestUpgradeTakesHandshakesOverHTTP2(t *testing.T) {
+	taken := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	for protocol, want := range map[string]int{"websocket": http.StatusTeapot, "connect-udp": http.StatusOK} {
+		r := httptest.NewRequest(http.MethodConnect, "/any/route", nil)
+		r.ProtoMajor = 2
+		r.Header[":protocol"] = []string{protocol}
+		w := httptest.NewRecorder()
+		middleware.Upgrade(taken)(page).ServeHTTP(w, r)
+		if w.Code != want {
+			t.Error(protocol, w.Code)
+		}
+	}
+}
+
 func TestCORSAgreesWithTheHandler(t *testing.T) {
 	origins := foyer.AllowOrigins("https://app.example")
 	h := handler(t)

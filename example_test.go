@@ -240,7 +240,7 @@ func ExampleServer() {
 	// Output: hello <nil>
 }
 
-// http.Server.Shutdown forgets WebSockets: the Handler is shut down after it.
+// http.Server.Shutdown forgets WebSockets over HTTP/1.1 and waits for those over HTTP/2: the Handler is shut down first.
 func ExampleHandler_Shutdown() {
 	h := &foyer.Handler{}
 	go h.ForEach(context.Background(), echo)
@@ -265,12 +265,77 @@ func ExampleHandler_Shutdown() {
 	<-stop.Done()
 	ctx, cancelShutdown := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancelShutdown()
-	err = errors.Join(srv.Shutdown(ctx), h.Shutdown(ctx))
+	err = errors.Join(h.Shutdown(ctx), srv.Shutdown(ctx))
 	reading.Wait()
 	fmt.Println("server:", err, h.Stats().Open)
 	// Output:
 	// client: websocket: close 1001 (going away)
 	// server: <nil> 0
+}
+
+// A process that another one replaces sends its clients there, one after the other.
+func ExampleHandler_Retire() {
+	h := &foyer.Handler{}
+	srv := httptest.NewServer(h)
+	defer srv.Close()
+	var clients sync.WaitGroup
+	for range 3 {
+		c := dial(srv.URL)
+		clients.Go(func() {
+			_, _, err := c.ReadMessage()
+			fmt.Println(err)
+		})
+	}
+	err := h.Retire(context.Background(), 60*time.Millisecond) // a minute, in earnest
+	clients.Wait()
+	fmt.Println(err, h.Stats().Closed[foyer.CloseServiceRestart])
+	// Output:
+	// websocket: close 1012
+	// websocket: close 1012
+	// websocket: close 1012
+	// <nil> 3
+}
+
+// Browsers open their WebSockets over HTTP/2 where a server announces that it takes them there. It does so if the package
+// extendedconnect is imported.
+func ExampleEnableHTTP2() {
+	h := &foyer.Handler{}
+	m := http.NewServeMux()
+	m.Handle("/ws", h) // and not "GET /ws": the method is CONNECT there
+	srv := &http.Server{Addr: "localhost:8443", Handler: m}
+	if err := foyer.EnableHTTP2(srv); err != nil {
+		fmt.Println("WebSockets over HTTP/1.1 only:", err)
+	}
+	fmt.Println(srv.HTTP2.MaxReceiveBufferPerStream>>10, "KiB may wait on a stream") // srv.ListenAndServeTLS(...)
+	// Output:
+	// 128 KiB may wait on a stream
+}
+
+// A page and its WebSocket can have one URL.
+func ExampleIsHandshake() {
+	h := &foyer.Handler{}
+	defer h.Close()
+	go h.ForEach(context.Background(), echo)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if foyer.IsHandshake(r) {
+			h.ServeHTTP(w, r)
+			return
+		}
+		io.WriteString(w, "the page")
+	}))
+	defer srv.Close()
+	resp, err := http.Get(srv.URL)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer resp.Body.Close()
+	page, _ := io.ReadAll(resp.Body)
+	fmt.Println(string(page))
+	ask(dial(srv.URL), "the socket")
+	// Output:
+	// the page
+	// the socket <nil>
 }
 
 // A message can be read and written as a stream.

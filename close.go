@@ -197,24 +197,31 @@ func (s *Socket) finish(e *CloseError, how ending) {
 	if cancel != nil {
 		cancel(e)
 	}
-	switch {
-	case how == cut || how == answered && s.server && s.wire.Done():
+	if how == farewell || how == answered && !(s.server && s.wire.Done()) {
+		go func() {
+			s.wire.Finish(lingerTime, how == farewell || !s.server)
+			s.config.registry.remove(s)
+		}()
+	} else {
 		s.wire.Close()
 		s.config.registry.remove(s)
-	case s.wire.OnStream(): // whose handler may return when the socket is done
-		s.leave(how)
-	default:
-		go s.leave(how)
 	}
 	if done != nil {
-		close(done)
+		s.tellDone(done)
 	}
 	s.afterRead()
 	s.announce()
 }
 
-// leave closes the connection when our close frame is out.
-func (s *Socket) leave(how ending) {
-	s.wire.Finish(lingerTime, how == farewell || !s.server)
-	s.config.registry.remove(s)
+// tellDone closes the channel of Done. Over HTTP/2 a handler may return then.
+func (s *Socket) tellDone(done chan struct{}) {
+	released := s.wire.Released()
+	if released == nil {
+		close(done)
+		return
+	}
+	go func() {
+		<-released
+		close(done)
+	}()
 }

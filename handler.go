@@ -177,7 +177,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*S
 			}
 			stream := wire.NewStream(r, answer)
 			conn, a.wire = stream, wire.New(stream, nil)
-			a.begin = func(header http.Header) error { return stream.Begin(header, deadline) }
+			a.begin = func(header http.Header) { stream.Begin(header, deadline) }
 			return a, nil
 		}
 		hijacked, rw, refusal := hijack(w)
@@ -277,9 +277,9 @@ func (h *Handler) HandleUpgrade(r *http.Request, conn net.Conn, rw *bufio.ReadWr
 // An arrival is the connection of a request that was let in.
 type arrival struct {
 	wire   *wire.Conn
-	kept   record                  // of the request
-	header http.Header             // for the answer
-	begin  func(http.Header) error // sends the answer where that is not a 101; else nil
+	kept   record            // of the request
+	header http.Header       // for the answer
+	begin  func(http.Header) // begins the answer where that is not a 101; else nil
 }
 
 // A connect function hands it over, given the headers that Authorize has for the answer.

@@ -25,6 +25,9 @@ var ErrNoExtendedConnect = errors.New("foyer: net/http does not announce extende
 // the connection as a whole, so that a single socket that nobody reads takes away the room of all. EnableHTTP2 makes that
 // 128 KiB on a stream and nearly 4 MiB on a connection, unless srv.HTTP2 says something else. That is enough for 31
 // sockets that stand still. It also is the most that an upload gets done in the time of a round trip.
+//
+// A connection that takes no byte for 30 seconds, though there are some to be written, is closed
+// (srv.HTTP2.WriteByteTimeout): a socket can only end its own stream, not the connection as it does over HTTP/1.1.
 func EnableHTTP2(srv *http.Server) error {
 	if srv.HTTP2 == nil {
 		srv.HTTP2 = new(http.HTTP2Config)
@@ -34,6 +37,9 @@ func EnableHTTP2(srv *http.Server) error {
 	}
 	if srv.HTTP2.MaxReceiveBufferPerStream == 0 {
 		srv.HTTP2.MaxReceiveBufferPerStream = 128 << 10
+	}
+	if srv.HTTP2.WriteByteTimeout == 0 {
+		srv.HTTP2.WriteByteTimeout = defaultPongTimeout
 	}
 	// Go is about to have a switch for each server (golang/go issue 53208).
 	if announce := reflect.ValueOf(srv.HTTP2).Elem().FieldByName("EnableConnectProtocol"); announce.Kind() == reflect.Bool {

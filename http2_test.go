@@ -16,11 +16,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/go-chi/chi/v5/middleware"
 	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 
 	_ "github.com/foyerws/foyer/extendedconnect"
 )
@@ -614,5 +616,73 @@ func TestIsHandshake(t *testing.T) {
 		if got := IsHandshake(r); got != test.want {
 			t.Errorf("%s: %v", test.name, got)
 		}
+	}
+}
+
+// A connection that takes nothing holds no place in the pool and no sweep, and nothing of the Handler waits for it. It is
+// closed after a while, and only then may the handlers return.
+func TestHTTP2StalledConnection(t *testing.T) {
+	h := closeHandler(t, &Handler{MaxPending: 2})
+	var handlers atomic.Int64
+	flooded := make(chan struct{})
+	var srv *http.Server
+	url, _ := serveHTTP2With(t, false, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handlers.Add(1)
+		defer handlers.Add(-1)
+		if r.URL.Path == "/flood" {
+			full := time.AfterFunc(200*time.Millisecond, sync.OnceFunc(func() { close(flooded) }))
+			for p := make([]byte, 1<<20); ; full.Reset(200 * time.Millisecond) {
+				if _, err := w.Write(p); err != nil {
+					return
+				}
+			}
+		}
+		h.ServeHTTP(w, r)
+	}), func(s *http.Server) {
+		srv = s
+		s.HTTP2 = &http.HTTP2Config{WriteByteTimeout: time.Second}
+	})
+	conn := dialTCP(t, strings.TrimPrefix(url, "http://"))
+	framer := http2.NewFramer(conn, conn)
+	io.WriteString(conn, http2.ClientPreface)
+	framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+	framer.WriteWindowUpdate(0, 1<<30)
+	var head bytes.Buffer
+	encoder := hpack.NewEncoder(&head)
+	stream := uint32(1)
+	open := func(fields ...string) {
+		head.Reset()
+		for i := 0; i < len(fields); i += 2 {
+			encoder.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]})
+		}
+		framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: head.Bytes(), EndHeaders: true})
+		stream += 2
+	}
+	open(":method", "GET", ":scheme", "http", ":path", "/flood", ":authority", "localhost")
+	<-flooded
+	for range 2 {
+		open(":method", "CONNECT", ":protocol", "websocket", ":scheme", "http", ":path", "/", ":authority", "localhost", "sec-websocket-version", "13")
+	}
+
+	begin := time.Now()
+	first, second := accept(t, h), accept(t, h)
+	if err := first.SendText(t.Context(), "waits"); err != nil {
+		t.Error(err)
+	}
+	first.Abort()
+	second.Abort()
+	if st := h.Stats(); st.Open != 0 || st.Pending != 0 || first.State() != Closed {
+		t.Error(st)
+	}
+	if d := time.Since(begin); d > 500*time.Millisecond {
+		t.Error("that took", d)
+	}
+	if handlers.Load() != 3 {
+		t.Error("a handler has returned though its answer is being written")
+	}
+	<-first.Done()
+	eventually(t, "the end of all handlers", func() bool { return handlers.Load() == 0 })
+	if srv.HTTP2.MaxReceiveBufferPerStream == 0 {
+		t.Error("EnableHTTP2 left the windows as they were")
 	}
 }

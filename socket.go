@@ -135,14 +135,15 @@ func (o *owner) Ready(onLoop bool)                   { (*Socket)(o).ready(onLoop
 func (s *Socket) State() State { return State(s.state.Load()) }
 
 // Done returns a channel that is closed when the socket has ended. The functions of its Events may still be under way
-// then.
+// then. Over HTTP/2 and HTTP/3 it is closed when the handler of the request may return, too, which is later where the
+// connection takes nothing more.
 func (s *Socket) Done() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.done == nil {
 		s.done = make(chan struct{})
 		if s.ended != nil {
-			close(s.done)
+			s.tellDone(s.done)
 		}
 	}
 	return s.done

@@ -245,9 +245,7 @@ func (h *Handler) upgrade(a arrival, r *http.Request) (*Socket, error) {
 		if deflate {
 			header["Sec-Websocket-Extensions"] = []string{acceptedDeflate}
 		}
-		if err := a.begin(header); err != nil {
-			return nil, err
-		}
+		a.begin(header)
 		key, header = anyKey, nil
 	}
 	engine := &engineConn{Conn: a.wire, begun: a.begin == nil}

@@ -60,13 +60,15 @@ func isTimeout(err error) bool {
 // Done reports whether closing the connection now would lose nothing.
 func (c *Conn) Done() bool { return c.taken() && c.BytesToWrite() == 0 }
 
-// OnStream reports whether a Stream carries the connection.
-func (c *Conn) OnStream() bool {
-	if c.taken() {
-		return false
+// Released returns a channel that is closed when nobody uses what carries the connection any more, nil where it does not
+// matter, because that is the connection's own.
+func (c *Conn) Released() <-chan struct{} {
+	if !c.taken() {
+		if stream, ok := c.net.(*Stream); ok {
+			return stream.Released()
+		}
 	}
-	_, ok := c.net.(*Stream)
-	return ok
+	return nil
 }
 
 // Finish closes the connection when all that waits was written. With linger it sees to it that this arrives though the

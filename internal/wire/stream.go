@@ -26,15 +26,14 @@ type Answer interface {
 // socket.
 //
 // A body that is being read cannot be left alone again: what interrupts that ends it. So a goroutine of its own reads
-// ahead, see Pump, and a reader waits for that one. The request's handler must not return before Pump has.
+// ahead, see Pump, and a reader waits for that one. The request's handler must not return before the Stream is released.
 type Stream struct {
 	body          io.Reader
+	answer        Answer
 	ctx           context.Context // of the request
 	local, remote net.Addr
-	gone          chan struct{} // closed by Close, when nobody uses the answer any more
 
-	writing sync.Mutex // held while the answer is written to; guards:
-	answer  Answer
+	writing sync.Mutex // held while the answer is written to
 
 	mu       sync.Mutex // guards:
 	changed  sync.Cond
@@ -42,12 +41,14 @@ type Stream struct {
 	err      error  // what is behind it
 	deadline time.Time
 	timer    *time.Timer // wakes the reader at the deadline
+	users    int         // calls of the answer's methods that are under way
 	closed   bool
+	released chan struct{} // closed when it is closed, and nobody uses the answer any more
 }
 
 // NewStream returns the Stream of a request and its answer.
 func NewStream(r *http.Request, answer Answer) *Stream {
-	s := &Stream{body: r.Body, ctx: r.Context(), answer: answer, gone: make(chan struct{}), remote: remoteAddr(r)}
+	s := &Stream{body: r.Body, ctx: r.Context(), answer: answer, released: make(chan struct{}), remote: remoteAddr(r)}
 	s.changed.L = &s.mu
 	s.local, _ = s.ctx.Value(http.LocalAddrContextKey).(net.Addr)
 	return s
@@ -71,23 +72,24 @@ type textAddr string
 func (textAddr) Network() string  { return "" }
 func (a textAddr) String() string { return string(a) }
 
-// Begin sends the head of the answer, until deadline at the latest, and lifts the deadlines that the server has for
-// ordinary requests.
-func (s *Stream) Begin(header http.Header, deadline time.Time) error {
+// Begin prepares the head of the answer, which Pump sends, until deadline at the latest.
+func (s *Stream) Begin(header http.Header, deadline time.Time) {
 	theirs := s.answer.Header()
 	clear(theirs)
 	maps.Copy(theirs, header)
-	s.answer.SetReadDeadline(time.Time{})
+	s.answer.SetReadDeadline(time.Time{}) // which the server has for ordinary requests
 	s.answer.SetWriteDeadline(deadline)
 	s.answer.WriteHeader(http.StatusOK)
-	if err := s.answer.FlushError(); err != nil {
-		return err
-	}
-	return s.answer.SetWriteDeadline(time.Time{})
 }
 
-// Pump reads the body, one piece ahead of who reads the Stream, and returns when the Stream was closed.
+// Pump sends the head of the answer and reads the body, one piece ahead of who reads the Stream. It returns when the
+// Stream is released.
 func (s *Stream) Pump() {
+	s.use(func() error {
+		s.writing.Lock()
+		defer s.writing.Unlock()
+		return errors.Join(s.answer.FlushError(), s.answer.SetWriteDeadline(time.Time{}))
+	}) // an error is that of the body, too
 	var small [smallSize]byte // as for other connections, see receiveNet
 	var large *buffer
 	room := small[:]
@@ -108,7 +110,7 @@ func (s *Stream) Pump() {
 	if large != nil {
 		putBuffer(large)
 	}
-	<-s.gone
+	<-s.released
 }
 
 // offer waits until piece was taken, and reports whether another is wanted.
@@ -147,12 +149,9 @@ func (s *Stream) Read(p []byte) (int, error) {
 }
 
 func (s *Stream) Write(p []byte) (n int, err error) {
-	s.writing.Lock()
-	defer s.writing.Unlock()
-	if s.isClosed() {
-		return 0, net.ErrClosed
-	}
 	err = s.use(func() error {
+		s.writing.Lock()
+		defer s.writing.Unlock()
 		n, err = s.answer.Write(p)
 		if err == nil {
 			err = s.answer.FlushError()
@@ -162,12 +161,29 @@ func (s *Stream) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// use does something with the answer, unless the handler has returned too early. It is too late to be sure of that, so
-// a panic is contained as well.
+// use does something with the answer, unless the Stream is closed or the handler has returned too early. It is too late
+// to be sure of that, so a panic is contained as well.
 func (s *Stream) use(f func() error) (err error) {
-	if s.Gone() {
+	s.mu.Lock()
+	if s.closed || s.Gone() {
+		s.mu.Unlock()
 		return net.ErrClosed
 	}
+	s.users++
+	s.mu.Unlock()
+	defer s.unuse()
+	return contained(f)
+}
+
+func (s *Stream) unuse() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users--; s.users == 0 && s.closed {
+		close(s.released)
+	}
+}
+
+func contained(f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("the handler of the request has returned: %v", v)
@@ -180,14 +196,7 @@ func (s *Stream) use(f func() error) (err error) {
 // middleware.
 func (s *Stream) Gone() bool { return s.ctx.Err() == context.Canceled }
 
-func (s *Stream) isClosed() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.closed
-}
-
-// Close ends the stream, once its handler has returned, which it may do then. What was written arrives; a Write under way
-// is broken off.
+// Close ends the stream, and does not wait for that. What was written arrives; a Write under way is broken off.
 func (s *Stream) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -199,17 +208,24 @@ func (s *Stream) Close() error {
 		s.timer.Stop()
 	}
 	s.changed.Broadcast()
+	used := s.users > 0
+	s.users++
 	s.mu.Unlock()
-
-	s.use(func() error { return s.answer.SetReadDeadline(longAgo) }) // for Pump
-	if !s.writing.TryLock() {
-		s.use(func() error { return s.answer.SetWriteDeadline(longAgo) })
-		s.writing.Lock()
+	defer s.unuse()
+	if s.Gone() {
+		return nil
 	}
-	s.writing.Unlock()
-	close(s.gone)
-	return nil
+	return contained(func() error {
+		err := s.answer.SetReadDeadline(longAgo) // for Pump
+		if used {
+			err = errors.Join(err, s.answer.SetWriteDeadline(longAgo))
+		}
+		return err
+	})
 }
+
+// Released returns a channel that is closed when the Stream is closed, and the handler of the request may return.
+func (s *Stream) Released() <-chan struct{} { return s.released }
 
 // LocalAddr returns the address of this end of the connection that carries the stream.
 func (s *Stream) LocalAddr() net.Addr { return s.local }
@@ -247,10 +263,5 @@ func (s *Stream) wake() {
 
 // SetWriteDeadline has the stream end at t.
 func (s *Stream) SetWriteDeadline(t time.Time) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return net.ErrClosed
-	}
 	return s.use(func() error { return s.answer.SetWriteDeadline(t) })
 }

@@ -25,7 +25,6 @@ type answerer struct {
 	status  int
 	flushed int
 	panics  bool
-	begin   error // of the first flush
 	header  http.Header
 }
 
@@ -37,16 +36,28 @@ func newAnswerer(body *io.PipeReader) *answerer {
 
 func (a *answerer) Header() http.Header    { return a.header }
 func (a *answerer) WriteHeader(status int) { a.status = status }
-func (a *answerer) FlushError() error      { a.flushed++; return a.begin }
 
-func (a *answerer) Write(p []byte) (int, error) {
+// wait waits as long as flow control would.
+func (a *answerer) wait() error {
 	if a.panics {
 		panic("Write called after Handler finished")
 	}
 	select {
 	case <-a.held:
+		return nil
 	case <-a.broken:
-		return 0, errors.New("stream reset")
+		return errors.New("stream reset")
+	}
+}
+
+func (a *answerer) FlushError() error {
+	a.flushed++
+	return a.wait()
+}
+
+func (a *answerer) Write(p []byte) (int, error) {
+	if err := a.wait(); err != nil {
+		return 0, err
 	}
 	return a.written.Write(p)
 }
@@ -66,11 +77,14 @@ func (a *answerer) SetWriteDeadline(t time.Time) error {
 }
 
 // newTestStream returns a Stream that is being pumped, what writes to its body, and a channel that is closed when the
-// handler may return.
-func newTestStream(t *testing.T, ctx context.Context) (*Stream, *io.PipeWriter, *answerer, chan struct{}) {
+// handler may return. The head of its answer is out unless it is held.
+func newTestStream(t *testing.T, ctx context.Context, held bool) (*Stream, *io.PipeWriter, *answerer, chan struct{}) {
 	t.Helper()
 	in, out := io.Pipe()
 	a := newAnswerer(in)
+	if held {
+		a.held = make(chan struct{})
+	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodConnect, "/", in)
 	if err != nil {
 		t.Fatal(err)
@@ -82,12 +96,13 @@ func newTestStream(t *testing.T, ctx context.Context) (*Stream, *io.PipeWriter, 
 		close(returned)
 	}()
 	t.Cleanup(func() { s.Close() })
+	synctest.Wait()
 	return s, out, a, returned
 }
 
 func TestStreamReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, out, _, returned := newTestStream(t, t.Context())
+		s, out, _, returned := newTestStream(t, t.Context(), false)
 		long := strings.Repeat("0123456789abcdef", 5000)
 		go func() {
 			io.WriteString(out, "hello")
@@ -118,7 +133,7 @@ func TestStreamReads(t *testing.T) {
 // A deadline that has passed ends a read, and nothing is lost.
 func TestStreamDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, out, _, _ := newTestStream(t, t.Context())
+		s, out, _, _ := newTestStream(t, t.Context(), false)
 		begin := time.Now()
 		s.SetReadDeadline(begin.Add(time.Second))
 		if _, err := s.Read(make([]byte, 10)); err != os.ErrDeadlineExceeded || time.Since(begin) != time.Second {
@@ -150,8 +165,8 @@ func TestStreamDeadline(t *testing.T) {
 func TestStreamClose(t *testing.T) {
 	for _, unread := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			s, out, a, returned := newTestStream(t, t.Context())
-			a.held = make(chan struct{})
+			s, out, a, returned := newTestStream(t, t.Context(), false)
+			a.held = make(chan struct{}) // from now on
 			results := make(chan error, 2)
 			if unread {
 				go io.WriteString(out, "what nobody reads")
@@ -191,57 +206,72 @@ func TestStreamClose(t *testing.T) {
 
 // What was written is not broken off by Close.
 func TestStreamWrites(t *testing.T) {
-	s, _, a, returned := newTestStream(t, t.Context())
-	if n, err := s.Write([]byte("hello")); n != 5 || err != nil || a.flushed != 1 {
-		t.Error(n, err, a.flushed)
-	}
-	s.Close()
-	<-returned
-	select {
-	case <-a.broken:
-		t.Error("the stream was reset")
-	default:
-	}
-	if a.written.String() != "hello" {
-		t.Error(a.written.String())
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s, _, a, returned := newTestStream(t, t.Context(), false)
+		if n, err := s.Write([]byte("hello")); n != 5 || err != nil || a.flushed != 2 {
+			t.Error(n, err, a.flushed)
+		}
+		s.Close()
+		<-returned
+		select {
+		case <-a.broken:
+			t.Error("the stream was reset")
+		default:
+		}
+		if a.written.String() != "hello" {
+			t.Error(a.written.String())
+		}
+	})
+}
+
+// A head that the connection does not take holds up nobody but the handler, and that until Close.
+func TestStreamWhoseHeadIsStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _, _, returned := newTestStream(t, t.Context(), true)
+		go s.Write([]byte("waits behind it"))
+		s.Close()
+		<-s.Released()
+		<-returned
+	})
 }
 
 // A handler that returned too early is an error, and no panic.
 func TestStreamOfAHandlerThatHasReturned(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	s, _, a, _ := newTestStream(t, ctx)
-	a.panics = true
-	if _, err := s.Write([]byte("x")); err == nil || !strings.Contains(err.Error(), "has returned") {
-		t.Error(err)
-	}
-	cancel()
-	if _, err := s.Write([]byte("x")); err != net.ErrClosed || !s.Gone() {
-		t.Error(err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		s, _, a, _ := newTestStream(t, ctx, false)
+		a.panics = true
+		if _, err := s.Write([]byte("x")); err == nil || !strings.Contains(err.Error(), "has returned") {
+			t.Error(err)
+		}
+		cancel()
+		if _, err := s.Write([]byte("x")); err != net.ErrClosed || !s.Gone() {
+			t.Error(err)
+		}
+		a.body.Close() // as net/http does
+		s.Close()
+		<-s.Released()
+	})
 }
 
 // The deadline of a context, which middleware sets, is not the end of the stream.
 func TestStreamOutlivesTimeouts(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), -1)
-	defer cancel()
-	s, _, _, _ := newTestStream(t, ctx)
-	if _, err := s.Write([]byte("x")); err != nil || s.Gone() {
-		t.Error(err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), -1)
+		defer cancel()
+		s, _, _, _ := newTestStream(t, ctx, false)
+		if _, err := s.Write([]byte("x")); err != nil || s.Gone() {
+			t.Error(err)
+		}
+	})
 }
 
 func TestStreamBegins(t *testing.T) {
-	s, _, a, _ := newTestStream(t, t.Context())
-	if err := s.Begin(http.Header{"X-New": {"2"}}, time.Now().Add(time.Hour)); err != nil || a.status != 200 || a.flushed != 1 {
-		t.Error(err, a.status)
-	}
-	if len(a.header) != 1 || a.header.Get("X-New") != "2" {
-		t.Error(a.header)
-	}
-	a.begin = errors.New("gone")
-	if err := s.Begin(nil, time.Time{}); err != a.begin {
-		t.Error(err)
+	a := newAnswerer(nil)
+	r, _ := http.NewRequest(http.MethodConnect, "/", nil)
+	NewStream(r, a).Begin(http.Header{"X-New": {"2"}}, time.Now().Add(time.Hour))
+	if a.status != 200 || len(a.header) != 1 || a.header.Get("X-New") != "2" {
+		t.Error(a.status, a.header)
 	}
 }
 

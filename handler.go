@@ -158,8 +158,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // Upgrade is ServeHTTP past the pool: the socket is returned, and counts as accepted. When it returns an error, a
 // *HandshakeError, the request has been answered.
 //
-// It returns at once, over HTTP/2 and HTTP/3 as well. There the caller must not return from its own handler before the
-// socket has ended, which it sees to with Close or Abort, or waits for with Done.
+// It returns at once, over HTTP/2 and HTTP/3 as well. There the caller must not return from its own handler before
+// [Socket.Done] is closed, which is to be waited for after Abort, and after Close on a socket that listens.
 func (h *Handler) Upgrade(w http.ResponseWriter, r *http.Request) (*Socket, error) {
 	return h.serve(w, r, false)
 }
@@ -167,17 +167,18 @@ func (h *Handler) Upgrade(w http.ResponseWriter, r *http.Request) (*Socket, erro
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*Socket, error) {
 	h.init()
 	deadline := h.deadline()
+	stream, hidden := streamOf(w, r, deadline)
+	if stream != nil && !pooled {
+		stream.Lend()
+	}
 	var conn net.Conn
 	s, refusal := h.handshake(r, deadline, pooled, func(authorized http.Header) (arrival, *HandshakeError) {
 		a := arrival{kept: keepBase(r), header: answerHeader(w.Header(), authorized)}
-		if isConnect(r) {
-			answer, refusal := answerOf(w)
-			if refusal != nil {
-				return arrival{}, refusal
-			}
-			stream := wire.NewStream(r, answer)
-			conn, a.wire = stream, wire.New(stream, nil)
-			a.begin = func(header http.Header) { stream.Begin(header, deadline) }
+		switch {
+		case hidden != nil:
+			return arrival{}, hidden
+		case stream != nil:
+			conn, a.wire, a.begin = stream, wire.New(stream, nil), stream.Begin
 			return a, nil
 		}
 		hijacked, rw, refusal := hijack(w)
@@ -196,11 +197,13 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*S
 		}
 		return nil, h.refused(refusal, r)
 	}
-	switch stream, ok := conn.(*wire.Stream); {
-	case ok && pooled:
-		stream.Pump()
-	case ok:
-		go stream.Pump()
+	if stream != nil {
+		stream.Send()
+		if pooled {
+			stream.Pump()
+		} else {
+			go stream.Pump()
+		}
 	}
 	return s, nil
 }
@@ -265,6 +268,9 @@ func (h *Handler) HandleUpgrade(r *http.Request, conn net.Conn, rw *bufio.ReadWr
 	done := false
 	defer closeUnless(&done, c)
 	_, refusal := h.handshake(r, deadline, true, func(authorized http.Header) (arrival, *HandshakeError) {
+		if isConnect(r) {
+			return arrival{}, refuse(http.StatusHTTPVersionNotSupported, "HandleUpgrade is for HTTP/1.1.")
+		}
 		return arrival{wire: c, kept: keepBase(r), header: answerHeader(nil, authorized)}, nil
 	})
 	if refusal != nil {
@@ -593,7 +599,7 @@ func (h *Handler) SetHandshakeTimeout(d time.Duration) {
 // Stats are counts since a Handler's first use, and what is open now.
 type Stats struct {
 	Open, Pending int                  // sockets, now; pending ones count as open
-	Upgraded      uint64               // handshakes that ended in 101
+	Upgraded      uint64               // handshakes that succeeded
 	Accepted      uint64               // sockets that the program took
 	Refused       map[int]uint64       // handshakes by HTTP status; 0: the connection ended without an answer
 	Closed        map[CloseCode]uint64 // sockets that ended, by their CloseCode
@@ -634,30 +640,28 @@ func (h *Handler) Shutdown(ctx context.Context) error {
 // with CloseServiceRestart one after the other, in no order, evenly over the time of spread, so that their clients do not
 // all come back at once. Handshakes go on meanwhile, as a load balancer takes a while to learn. Then the rest is shut
 // down, with the same code. When ctx ends before, what is left is cut off and the error of ctx is returned.
+//
+// A client over HTTP/2 comes back on the connection that it has, unless it was told to leave that: call
+// http.Server.Shutdown at the same time, which does so, and waits for the sockets.
 func (h *Handler) Retire(ctx context.Context, spread time.Duration) error {
 	h.init()
-	begin := time.Now()
+	begin, closed := time.Now(), h.registry.whenClosed()
+	sleepUntil := func(share float64) {
+		timer := time.NewTimer(time.Until(begin.Add(time.Duration(share * float64(spread)))))
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		case <-closed:
+		}
+	}
 	sockets := h.registry.all()
 	for i, s := range sockets {
-		sleepUntil(ctx, begin.Add(time.Duration(float64(spread)*float64(i)/float64(len(sockets)))))
+		sleepUntil(float64(i) / float64(len(sockets)))
 		s.beginClose(CloseServiceRestart, "")
 	}
-	sleepUntil(ctx, begin.Add(spread))
+	sleepUntil(1)
 	return h.shutdown(ctx, CloseServiceRestart)
-}
-
-// sleepUntil waits for a time, or the end of ctx.
-func sleepUntil(ctx context.Context, t time.Time) {
-	d := time.Until(t)
-	if d <= 0 {
-		return
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }
 
 // shutdown closes the Handler, and every socket with code.

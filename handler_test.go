@@ -1130,3 +1130,17 @@ func TestHijackersThatPanicAreGoneAround(t *testing.T) {
 		t.Error(resp.StatusCode, err)
 	}
 }
+
+func TestHandleUpgradeOfAStream(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	r := httptest.NewRequest(http.MethodConnect, "/", nil)
+	r.ProtoMajor, r.ContentLength = 2, -1
+	r.Header = http.Header{":protocol": {"websocket"}, "Sec-Websocket-Version": {"13"}}
+	go io.Copy(io.Discard, ours)
+	var refusal *HandshakeError
+	if err := h.HandleUpgrade(r, theirs, nil); !errors.As(err, &refusal) || refusal.Status != http.StatusHTTPVersionNotSupported {
+		t.Error(err)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/foyerws/foyer/internal/wire"
 )
@@ -87,12 +88,16 @@ func checkConnect(r *http.Request) *HandshakeError {
 	return nil
 }
 
-// answerOf returns the http.ResponseWriter of the server, however deep middleware has wrapped it: what it does to the
-// body of an ordinary answer must not be done to frames.
-func answerOf(w http.ResponseWriter) (wire.Answer, *HandshakeError) {
+// streamOf returns the stream of an extended CONNECT, nil for any other request. It takes the http.ResponseWriter of the
+// server, however deep middleware has wrapped it: what that does to the body of an ordinary answer must not be done to
+// frames.
+func streamOf(w http.ResponseWriter, r *http.Request, deadline time.Time) (*wire.Stream, *HandshakeError) {
+	if !isConnect(r) {
+		return nil, nil
+	}
 	w = innermost(w)
 	if answer, ok := w.(wire.Answer); ok {
-		return answer, nil
+		return wire.NewStream(r, answer, deadline), nil
 	}
 	return nil, &HandshakeError{Status: http.StatusInternalServerError, Code: CloseInternalServerErr, Reason: "Internal server error.",
 		Err: fmt.Errorf("foyer: %T hides the stream of the request: it should have a method Unwrap() http.ResponseWriter: %w", w, http.ErrNotSupported)}

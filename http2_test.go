@@ -25,6 +25,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	_ "github.com/foyerws/foyer/extendedconnect"
+	"github.com/foyerws/foyer/internal/wire"
 )
 
 // serveHTTP2 serves handler over HTTP/2, with or without TLS, until the test ends, and returns the URL and a client whose
@@ -174,10 +175,12 @@ func TestHTTP2(t *testing.T) {
 				t.Errorf("%q, %v", end, err)
 			}
 			<-returned
+			<-s.Done()
 			if s.CloseCode() != 4000 || s.CloseReason() != "bye" || s.Err() == nil {
 				t.Error(s.Err())
 			}
-			if st := h.Stats(); st.Upgraded != 1 || st.Open != 0 || st.Closed[4000] != 1 || st.MessagesIn != 2 || st.BytesOut < uint64(len(big)) {
+			eventually(t, "the socket to be forgotten", func() bool { return h.Stats().Open == 0 })
+			if st := h.Stats(); st.Upgraded != 1 || st.Closed[4000] != 1 || st.MessagesIn != 2 || st.BytesOut < uint64(len(big)) {
 				t.Error(st)
 			}
 		})
@@ -407,6 +410,10 @@ func TestHTTP2Timeouts(t *testing.T) {
 	url, client := serveHTTP2With(t, true, middleware.Timeout(100*time.Millisecond)(h), func(srv *http.Server) {
 		srv.ReadTimeout, srv.WriteTimeout, srv.IdleTimeout = 100*time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
 	})
+	h.Authorize = func(*http.Request) (http.Header, error) {
+		time.Sleep(300 * time.Millisecond)
+		return nil, nil
+	}
 	c, _ := openStream(t, client, url)
 	go echo(t.Context(), accept(t, h))
 	for range 6 {
@@ -460,19 +467,26 @@ func TestHTTP2Compression(t *testing.T) {
 func TestHTTP2Upgrade(t *testing.T) {
 	h := closeHandler(t, &Handler{})
 	for name, use := range map[string]func(s *Socket){
-		"Close":     func(s *Socket) { echo(context.Background(), s); s.Close(CloseNormalClosure, "") },
-		"Abort":     func(s *Socket) { s.Read(context.Background()); s.Post(Text, make([]byte, 10000)); s.Abort() },
-		"too early": func(s *Socket) {},
+		"Close":  func(s *Socket) { echo(background, s); s.Close(CloseNormalClosure, "") },
+		"Abort":  func(s *Socket) { s.Read(background); s.Post(Text, make([]byte, 10000)); s.Abort(); <-s.Done() },
+		"Events": func(s *Socket) { s.Listen(Events{}); s.Close(CloseNormalClosure, ""); <-s.Done() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			sockets := make(chan *Socket, 1)
+			var writers sync.WaitGroup
 			url, client := serveHTTP2(t, true, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				s, err := h.Upgrade(w, r)
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				sockets <- s
+				if name != "Close" {
+					for range 4 {
+						writers.Go(func() {
+							for s.Write(background, Text, []byte("late")) == nil {
+							}
+						})
+					}
+				}
 				use(s)
 			}))
 			c, _ := openStream(t, client, url)
@@ -480,18 +494,36 @@ func TestHTTP2Upgrade(t *testing.T) {
 				echoed(t, c, "hello")
 			}
 			c.Write(frame(0x88, "\x03\xe8"))
-			s := <-sockets
-			var writers sync.WaitGroup
-			for range 4 {
-				writers.Go(func() {
-					for s.Write(t.Context(), Text, []byte("late")) == nil {
-					}
-				})
-			}
-			go s.Read(t.Context())
+			io.Copy(io.Discard, c)
 			writers.Wait()
-			<-s.Done()
 		})
+	}
+}
+
+// A handler that returns too early ends its socket, and nobody panics.
+func TestHTTP2UpgradeOfAHandlerThatReturns(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	sockets := make(chan *Socket, 1)
+	url, client := serveHTTP2(t, true, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s, err := h.Upgrade(w, r)
+		if err != nil {
+			t.Error(err)
+		}
+		sockets <- s
+	}))
+	c, _ := openStream(t, client, url)
+	io.Copy(io.Discard, c)
+	s := <-sockets
+	var err error
+	for range 1000 {
+		err = errors.Join(err, s.Write(t.Context(), Text, []byte("late")))
+	}
+	if err == nil {
+		t.Error("nothing says that the stream is gone")
+	}
+	<-s.Done()
+	if _, _, err := s.Read(t.Context()); err == nil || s.CloseCode() != CloseAbnormalClosure {
+		t.Error(err)
 	}
 }
 
@@ -677,12 +709,112 @@ func TestHTTP2StalledConnection(t *testing.T) {
 	if d := time.Since(begin); d > 500*time.Millisecond {
 		t.Error("that took", d)
 	}
-	if handlers.Load() != 3 {
+	if handlers.Load() < 2 { // the flood's and the first socket's
 		t.Error("a handler has returned though its answer is being written")
 	}
 	<-first.Done()
 	eventually(t, "the end of all handlers", func() bool { return handlers.Load() == 0 })
 	if srv.HTTP2.MaxReceiveBufferPerStream == 0 {
 		t.Error("EnableHTTP2 left the windows as they were")
+	}
+}
+
+// Done is closed when nobody uses the answer any more, whoever asks for it and when.
+func TestHTTP2DoneWaitsForTheAnswer(t *testing.T) {
+	h := closeHandler(t, &Handler{MaxWriteBuffer: 10 << 20})
+	url, client := serveHTTP2(t, true, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		watched := &watchedAnswer{Answer: w.(wire.Answer)}
+		s, err := h.Upgrade(watched, r)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		go s.Read(background) // the peer's close frame
+		for s.State() == Open {
+			s.Post(Text, make([]byte, 15000))
+		}
+		<-s.Done()
+		if n := watched.writing.Load(); n != 0 {
+			t.Error("the answer is being written to")
+		}
+	}))
+	for range 10 {
+		c, _ := openStream(t, client, url)
+		c.Write(frame(0x88, "\x03\xe8"))
+	}
+	eventually(t, "the end of the sockets", func() bool { return h.Stats().Closed[1000] == 10 && h.Stats().Open == 0 })
+}
+
+// A watchedAnswer knows how many writes are under way.
+type watchedAnswer struct {
+	wire.Answer
+	writing atomic.Int64
+}
+
+func (a *watchedAnswer) Write(p []byte) (int, error) {
+	a.writing.Add(1)
+	defer a.writing.Add(-1)
+	return a.Answer.Write(p)
+}
+
+// The context of a server's requests may end before its sockets are closed in order.
+func TestHTTP2BaseContext(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	base, cancel := context.WithCancel(context.Background())
+	returned := make(chan struct{})
+	url, client := serveHTTP2With(t, true, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(w, r)
+		close(returned)
+	}), func(srv *http.Server) { srv.BaseContext = func(net.Listener) context.Context { return base } })
+	c, _ := openStream(t, client, url)
+	s := accept(t, h)
+	go echo(background, s)
+	echoed(t, c, "before")
+	cancel()
+	echoed(t, c, "after")
+	go h.Shutdown(t.Context())
+	end := make([]byte, 4)
+	if _, err := io.ReadFull(c, end); err != nil || string(end) != "\x88\x02\x03\xe9" {
+		t.Errorf("%q, %v", end, err)
+	}
+	c.Write(frame(0x88, "\x03\xe9"))
+	<-returned
+	if s.CloseCode() != CloseGoingAway {
+		t.Error(s.Err())
+	}
+}
+
+// With http.Server.Shutdown at its side, Retire sends the clients to another connection.
+func TestHTTP2Retire(t *testing.T) {
+	h := &Handler{}
+	var srv *http.Server
+	url, client := serveHTTP2With(t, true, h, func(s *http.Server) { srv = s })
+	var clients sync.WaitGroup
+	for range 5 {
+		c, _ := openStream(t, client, url)
+		go echo(background, accept(t, h))
+		clients.Go(func() {
+			end := make([]byte, 4)
+			if _, err := io.ReadFull(c, end); err != nil || string(end) != "\x88\x02\x03\xf4" {
+				t.Errorf("%q, %v", end, err)
+			}
+			c.Write(frame(0x88, "\x03\xf4"))
+			if resp, err := client.Do(connectRequest(t.Context(), url, io.LimitReader(c, 0))); err == nil {
+				t.Error("a client came back to the process that retires:", resp.Status)
+			}
+		})
+	}
+	shut := make(chan error, 1)
+	go func() { shut <- srv.Shutdown(t.Context()) }()
+	time.Sleep(20 * time.Millisecond)
+	if err := h.Retire(t.Context(), 200*time.Millisecond); err != nil {
+		t.Error(err)
+	}
+	clients.Wait()
+	if err := <-shut; err != nil {
+		t.Error(err)
+	}
+	if n := h.Stats().Upgraded; n != 5 {
+		t.Error(n)
 	}
 }

@@ -18,6 +18,7 @@ type registry struct {
 	untold   int                     // sockets that listen and have not called Closed yet
 	sockets  map[*Socket]struct{}
 	closed   bool
+	shut     chan struct{} // closed when closed is set; nil when nobody waits for that
 	idle     chan struct{} // closed when nothing is open any more; nil when nobody waits for that
 
 	tick     time.Duration // between two sweeps
@@ -163,9 +164,28 @@ func (g *registry) close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.closed = true
+	if g.shut != nil {
+		close(g.shut)
+		g.shut = nil
+	}
 	for c := range g.entering {
 		c.Interrupt()
 	}
+}
+
+// whenClosed returns a channel that is closed when the registry is.
+func (g *registry) whenClosed() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shut == nil {
+		g.shut = make(chan struct{})
+	}
+	shut := g.shut
+	if g.closed {
+		close(g.shut)
+		g.shut = nil
+	}
+	return shut
 }
 
 func (g *registry) isClosed() bool {

@@ -334,8 +334,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return errors.Join(s.Handler.Shutdown(ctx), err)
 }
 
-// Retire closes the listener and then the Handler, as Handler.Retire does. Connections that were accepted before are served.
-// Where another process listens on the same socket (see File), no client finds the door shut.
+// Retire closes the listener and then the Handler, as Handler.Retire does. Connections that were accepted before are served, if
+// their handshake is over in that time. Where another process listens on the same socket (see File), no client finds the door shut.
 func (s *Server) Retire(ctx context.Context, spread time.Duration) error {
 	err := s.stopForGood()
 	if s.Handler == nil {

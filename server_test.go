@@ -342,6 +342,24 @@ func TestRetireTakesItsTime(t *testing.T) {
 	})
 }
 
+// A Handler that is closed, or will be, has Retire wait no longer.
+func TestRetireOfAClosedHandler(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &Handler{}
+		begin := time.Now()
+		time.AfterFunc(time.Second, func() { h.Shutdown(t.Context()) })
+		if err := h.Retire(t.Context(), time.Hour); err != nil || time.Since(begin) != time.Second {
+			t.Error(err, time.Since(begin))
+		}
+		if err := h.Retire(t.Context(), time.Hour); err != nil || time.Since(begin) != time.Second {
+			t.Error(err, time.Since(begin))
+		}
+		if err := new(Handler).Retire(t.Context(), time.Minute); err != nil || time.Since(begin) != time.Second+time.Minute {
+			t.Error(err, time.Since(begin))
+		}
+	})
+}
+
 // The end of its context cuts off what Retire has not closed yet.
 func TestRetireInAHurry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -41,6 +41,7 @@ var attacks = []attack{
 	{"1,000 frames a second that break rules", nil, 60 * mib, violate},
 	{"HTTP/2: 2,000 streams a second that are reset at once", nil, 60 * mib, rapidReset},
 	{"HTTP/2: 2,000 sockets that are sent to and never read", []string{"-max-write", "65536"}, 400 * mib, deafStreams},
+	{"HTTP/2: the same on connections that take nothing at all", []string{"-max-write", "65536"}, 400 * mib, deafSessions},
 }
 
 // addresses are the server's, that of the one whose sockets nobody accepts, and the server's for HTTP/2.

@@ -94,22 +94,44 @@ func rapidReset(addr string, d time.Duration, _ float64) error {
 
 // deafStreams opens sockets that get news, and gives back none of the flow control that these use up.
 func deafStreams(addr string, d time.Duration, scale float64) error {
+	return openNews(addr, d, scale, func(s *session) error {
+		go s.drain()
+		return nil
+	})
+}
+
+// deafSessions gives out flow control without end, and reads nothing.
+func deafSessions(addr string, d time.Duration, scale float64) error {
+	return openNews(addr, d, scale, func(s *session) error {
+		if err := s.conn.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
+			return err
+		}
+		if err := s.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30}); err != nil {
+			return err
+		}
+		return s.framer.WriteWindowUpdate(0, 1<<30)
+	})
+}
+
+// openNews opens connections of a hundred sockets each.
+func openNews(addr string, d time.Duration, scale float64, begin func(*session) error) error {
 	_, _, addr = addresses(addr)
 	const streams = 100
-	connections := max(1, int(scale*2000/streams))
-	for i := range connections {
+	for i := range max(1, int(scale*2000/streams)) {
 		s, err := newSession(addr, i)
 		if err != nil {
 			return err
 		}
 		defer s.conn.Close()
+		if err := begin(s); err != nil {
+			return err
+		}
 		for range streams {
 			if err := s.open("/news"); err != nil {
 				return err
 			}
 			time.Sleep(time.Millisecond)
 		}
-		go s.drain()
 	}
 	time.Sleep(d)
 	return nil

@@ -76,7 +76,9 @@ func (s *server) end(grace, spread time.Duration) error {
 	time.Sleep(grace)
 	ctx, cancel := context.WithTimeout(context.Background(), spread+10*time.Second)
 	defer cancel()
-	return errors.Join(s.sockets.Retire(ctx, spread), s.web.Shutdown(ctx))
+	shut := make(chan error, 1)
+	go func() { shut <- s.web.Shutdown(ctx) }() // over HTTP/2 this waits for the sockets, and tells clients to leave
+	return errors.Join(s.sockets.Retire(ctx, spread), <-shut)
 }
 
 // greet tells the client its address, and then echoes.

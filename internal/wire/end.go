@@ -27,7 +27,7 @@ func (c *Conn) HungUp() bool {
 		seen := c.look()
 		return seen == broken || seen == ended && !c.Unread()
 	}
-	if stream, ok := c.net.(*Stream); ok && stream.Gone() {
+	if stream, ok := c.net.(*Stream); ok && stream.Gone(c.Unread()) {
 		return true
 	}
 	deadline := longAgo

@@ -30,8 +30,9 @@ type Answer interface {
 type Stream struct {
 	body          io.Reader
 	answer        Answer
-	ctx           context.Context // of the request
+	ctx           context.Context // of the request, which may end earlier
 	local, remote net.Addr
+	lent          bool
 
 	writing sync.Mutex // held while the answer is written to
 
@@ -46,8 +47,11 @@ type Stream struct {
 	released chan struct{} // closed when it is closed, and nobody uses the answer any more
 }
 
-// NewStream returns the Stream of a request and its answer.
-func NewStream(r *http.Request, answer Answer) *Stream {
+// NewStream returns the Stream of a request and its answer. The deadlines that the server has for ordinary requests are
+// lifted; the head of the answer must be out at deadline.
+func NewStream(r *http.Request, answer Answer, deadline time.Time) *Stream {
+	answer.SetReadDeadline(time.Time{})
+	answer.SetWriteDeadline(deadline)
 	s := &Stream{body: r.Body, ctx: r.Context(), answer: answer, released: make(chan struct{}), remote: remoteAddr(r)}
 	s.changed.L = &s.mu
 	s.local, _ = s.ctx.Value(http.LocalAddrContextKey).(net.Addr)
@@ -72,24 +76,29 @@ type textAddr string
 func (textAddr) Network() string  { return "" }
 func (a textAddr) String() string { return string(a) }
 
-// Begin prepares the head of the answer, which Pump sends, until deadline at the latest.
-func (s *Stream) Begin(header http.Header, deadline time.Time) {
+// Lend says that it is for somebody else not to return from the handler too early. The end of the request's context is
+// taken for that.
+func (s *Stream) Lend() { s.lent = true }
+
+// Begin prepares the head of the answer, which Send sends.
+func (s *Stream) Begin(header http.Header) {
 	theirs := s.answer.Header()
 	clear(theirs)
 	maps.Copy(theirs, header)
-	s.answer.SetReadDeadline(time.Time{}) // which the server has for ordinary requests
-	s.answer.SetWriteDeadline(deadline)
 	s.answer.WriteHeader(http.StatusOK)
 }
 
-// Pump sends the head of the answer and reads the body, one piece ahead of who reads the Stream. It returns when the
-// Stream is released.
-func (s *Stream) Pump() {
+// Send sends the head of the answer. An error of that is one of the body, too.
+func (s *Stream) Send() {
 	s.use(func() error {
 		s.writing.Lock()
 		defer s.writing.Unlock()
 		return errors.Join(s.answer.FlushError(), s.answer.SetWriteDeadline(time.Time{}))
-	}) // an error is that of the body, too
+	})
+}
+
+// Pump reads the body, one piece ahead of who reads the Stream. It returns when the Stream is released.
+func (s *Stream) Pump() {
 	var small [smallSize]byte // as for other connections, see receiveNet
 	var large *buffer
 	room := small[:]
@@ -102,7 +111,7 @@ func (s *Stream) Pump() {
 		case large == nil && n == len(small):
 			large = getBuffer()
 			room = large.data
-		case large != nil && n < len(small):
+		case large != nil && n < len(room):
 			putBuffer(large)
 			large, room = nil, small[:]
 		}
@@ -161,11 +170,11 @@ func (s *Stream) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// use does something with the answer, unless the Stream is closed or the handler has returned too early. It is too late
-// to be sure of that, so a panic is contained as well.
+// use does something with the answer, unless the Stream is closed, or broken, which it also is when the handler has
+// returned too early. There is no way to be sure of that in time, so a panic is contained as well.
 func (s *Stream) use(f func() error) (err error) {
 	s.mu.Lock()
-	if s.closed || s.Gone() {
+	if s.closed || s.broken() {
 		s.mu.Unlock()
 		return net.ErrClosed
 	}
@@ -192,9 +201,23 @@ func contained(f func() error) (err error) {
 	return f()
 }
 
-// Gone reports whether the stream is no more. A context whose deadline has passed does not say so: that is the work of
-// middleware.
-func (s *Stream) Gone() bool { return s.ctx.Err() == context.Canceled }
+// broken reports whether the body has ended otherwise than in order, or somebody else's handler has returned. The caller
+// has the lock.
+func (s *Stream) broken() bool {
+	return s.err != nil && s.err != io.EOF || s.returned()
+}
+
+// returned reports whether somebody else's handler has returned. The server ends the body then.
+func (s *Stream) returned() bool { return s.lent && s.ctx.Err() == context.Canceled }
+
+// Gone reports whether the stream is known to be no more. Where the reader has left something unread, Pump does not look,
+// and only the request's context can tell. That might have ended for another reason as well; a deadline that has passed
+// is the work of middleware.
+func (s *Stream) Gone(unread bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.broken() || unread && s.ctx.Err() == context.Canceled
+}
 
 // Close ends the stream, and does not wait for that. What was written arrives; a Write under way is broken off.
 func (s *Stream) Close() error {
@@ -212,7 +235,7 @@ func (s *Stream) Close() error {
 	s.users++
 	s.mu.Unlock()
 	defer s.unuse()
-	if s.Gone() {
+	if s.returned() {
 		return nil
 	}
 	return contained(func() error {

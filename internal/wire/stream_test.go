@@ -89,9 +89,10 @@ func newTestStream(t *testing.T, ctx context.Context, held bool) (*Stream, *io.P
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := NewStream(r, a)
+	s := NewStream(r, a, time.Time{})
 	returned := make(chan struct{})
 	go func() {
+		s.Send()
 		s.Pump()
 		close(returned)
 	}()
@@ -245,12 +246,26 @@ func TestStreamOfAHandlerThatHasReturned(t *testing.T) {
 			t.Error(err)
 		}
 		cancel()
-		if _, err := s.Write([]byte("x")); err != net.ErrClosed || !s.Gone() {
+		if s.Gone(false) || !s.Gone(true) {
+			t.Error("only the context has ended")
+		}
+		a.body.CloseWithError(errors.New("body closed by handler")) // as net/http does
+		synctest.Wait()
+		if _, err := s.Write([]byte("x")); err != net.ErrClosed || !s.Gone(false) {
 			t.Error(err)
 		}
-		a.body.Close() // as net/http does
 		s.Close()
 		<-s.Released()
+
+		lent, _, a, returned := newTestStream(t, ctx, false)
+		lent.Lend()
+		if _, err := lent.Write([]byte("x")); err != net.ErrClosed {
+			t.Error(err)
+		}
+		lent.Close()
+		<-lent.Released() // whatever Pump waits for
+		a.body.Close()
+		<-returned
 	})
 }
 
@@ -260,7 +275,7 @@ func TestStreamOutlivesTimeouts(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), -1)
 		defer cancel()
 		s, _, _, _ := newTestStream(t, ctx, false)
-		if _, err := s.Write([]byte("x")); err != nil || s.Gone() {
+		if _, err := s.Write([]byte("x")); err != nil || s.Gone(true) {
 			t.Error(err)
 		}
 	})
@@ -269,7 +284,7 @@ func TestStreamOutlivesTimeouts(t *testing.T) {
 func TestStreamBegins(t *testing.T) {
 	a := newAnswerer(nil)
 	r, _ := http.NewRequest(http.MethodConnect, "/", nil)
-	NewStream(r, a).Begin(http.Header{"X-New": {"2"}}, time.Now().Add(time.Hour))
+	NewStream(r, a, time.Time{}).Begin(http.Header{"X-New": {"2"}})
 	if a.status != 200 || len(a.header) != 1 || a.header.Get("X-New") != "2" {
 		t.Error(a.status, a.header)
 	}
@@ -284,7 +299,7 @@ func TestStreamAddresses(t *testing.T) {
 	}{{"192.0.2.1:4711", 2, "tcp"}, {"[2001:db8::1]:4711", 3, "udp"}, {"203.0.113.7", 2, ""}, {"", 2, ""}} {
 		r, _ := http.NewRequestWithContext(context.WithValue(t.Context(), http.LocalAddrContextKey, local), http.MethodConnect, "/", nil)
 		r.RemoteAddr, r.ProtoMajor = test.remote, test.version
-		s := NewStream(r, newAnswerer(nil))
+		s := NewStream(r, newAnswerer(nil), time.Time{})
 		if s.LocalAddr() != local || s.RemoteAddr().String() != test.remote || s.RemoteAddr().Network() != test.network {
 			t.Error(s.LocalAddr(), s.RemoteAddr())
 		}

@@ -213,7 +213,7 @@ func (s *Socket) finish(e *CloseError, how ending) {
 	s.announce()
 }
 
-// tellDone closes the channel of Done. Over HTTP/2 a handler may return then.
+// tellDone closes the channel of Done. A handler that waits for it may return then.
 func (s *Socket) tellDone(done chan struct{}) {
 	released := s.wire.Released()
 	if released == nil {

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -514,13 +515,7 @@ func TestHTTP2UpgradeOfAHandlerThatReturns(t *testing.T) {
 	c, _ := openStream(t, client, url)
 	io.Copy(io.Discard, c)
 	s := <-sockets
-	var err error
-	for range 1000 {
-		err = errors.Join(err, s.Write(t.Context(), Text, []byte("late")))
-	}
-	if err == nil {
-		t.Error("nothing says that the stream is gone")
-	}
+	eventually(t, "a write that tells", func() bool { return s.Write(t.Context(), Text, []byte("late")) != nil })
 	<-s.Done()
 	if _, _, err := s.Read(t.Context()); err == nil || s.CloseCode() != CloseAbnormalClosure {
 		t.Error(err)
@@ -591,6 +586,11 @@ func TestHTTP2Announced(t *testing.T) {
 	}
 
 	want := os.Getenv(child) == "true"
+	own := &http.HTTP2Config{MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 1 << 18, WriteByteTimeout: time.Hour}
+	kept := *own
+	if err := EnableHTTP2(&http.Server{HTTP2: own}); want != (err == nil) || !reflect.DeepEqual(*own, kept) {
+		t.Error("settings of the program's own:", own, err)
+	}
 	if err := EnableHTTP2(new(http.Server)); want != (err == nil) || !want && !errors.Is(err, ErrNoExtendedConnect) {
 		t.Error(err)
 	}
@@ -703,6 +703,7 @@ func TestHTTP2StalledConnection(t *testing.T) {
 	}
 	first.Abort()
 	second.Abort()
+	<-first.Done()
 	if st := h.Stats(); st.Open != 0 || st.Pending != 0 || first.State() != Closed {
 		t.Error(st)
 	}
@@ -712,7 +713,6 @@ func TestHTTP2StalledConnection(t *testing.T) {
 	if handlers.Load() < 2 { // the flood's and the first socket's
 		t.Error("a handler has returned though its answer is being written")
 	}
-	<-first.Done()
 	eventually(t, "the end of all handlers", func() bool { return handlers.Load() == 0 })
 	if srv.HTTP2.MaxReceiveBufferPerStream == 0 {
 		t.Error("EnableHTTP2 left the windows as they were")

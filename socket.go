@@ -135,8 +135,8 @@ func (o *owner) Ready(onLoop bool)                   { (*Socket)(o).ready(onLoop
 func (s *Socket) State() State { return State(s.state.Load()) }
 
 // Done returns a channel that is closed when the socket has ended. The functions of its Events may still be under way
-// then. Over HTTP/2 and HTTP/3 it is closed when the handler of the request may return, too, which is later where the
-// connection takes nothing more.
+// then. Where [Handler.Upgrade] has returned the socket over HTTP/2 or HTTP/3, the handler of the request may return then;
+// that is later when the connection takes nothing more.
 func (s *Socket) Done() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -60,11 +60,11 @@ func isTimeout(err error) bool {
 // Done reports whether closing the connection now would lose nothing.
 func (c *Conn) Done() bool { return c.taken() && c.BytesToWrite() == 0 }
 
-// Released returns a channel that is closed when nobody uses what carries the connection any more, nil where it does not
-// matter, because that is the connection's own.
+// Released returns a channel that is closed when nobody uses what carries the connection any more, nil where that is not
+// lent, see [Stream.Lend].
 func (c *Conn) Released() <-chan struct{} {
 	if !c.taken() {
-		if stream, ok := c.net.(*Stream); ok {
+		if stream, ok := c.net.(*Stream); ok && stream.lent {
 			return stream.Released()
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,7 +16,6 @@ import (
 
 // An answerer is an Answer whose writes block while it is held.
 type answerer struct {
-	mu      sync.Mutex
 	held    chan struct{} // closed to let writes go on
 	broken  chan struct{} // closed by a deadline in the past
 	body    *io.PipeReader

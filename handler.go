@@ -605,8 +605,8 @@ type Stats struct {
 	Closed        map[CloseCode]uint64 // sockets that ended, by their CloseCode
 	MessagesIn    uint64
 	MessagesOut   uint64
-	BytesIn       uint64 // from the network, frame headers included
-	BytesOut      uint64 // to the network, handshakes and frame headers included
+	BytesIn       uint64 // from the network, frame headers included; over HTTP/2 what is in the streams
+	BytesOut      uint64 // to the network, handshakes and frame headers included; over HTTP/2 what is in the streams
 }
 
 // Stats returns the present counts.

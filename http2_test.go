@@ -818,3 +818,43 @@ func TestHTTP2Retire(t *testing.T) {
 		t.Error(n)
 	}
 }
+
+// A client that takes its first message slowly has all the time that it wants, and is heard meanwhile.
+func TestHTTP2SlowFirstMessage(t *testing.T) {
+	h := closeHandler(t, &Handler{HandshakeTimeout: 100 * time.Millisecond})
+	url, _ := serveHTTP2(t, false, h)
+	conn := dialTCP(t, strings.TrimPrefix(url, "http://"))
+	framer := http2.NewFramer(conn, conn)
+	io.WriteString(conn, http2.ClientPreface)
+	framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+	var head bytes.Buffer
+	encoder := hpack.NewEncoder(&head)
+	for _, f := range []hpack.HeaderField{{Name: ":method", Value: "CONNECT"}, {Name: ":protocol", Value: "websocket"}, {Name: ":scheme", Value: "http"},
+		{Name: ":path", Value: "/"}, {Name: ":authority", Value: "localhost"}, {Name: "sec-websocket-version", Value: "13"}} {
+		encoder.WriteField(f)
+	}
+	framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: head.Bytes(), EndHeaders: true})
+	s := accept(t, h)
+	s.SendText(t.Context(), "welcome")
+	framer.WriteData(1, false, frame(0x81, "heard"))
+	if _, p, err := s.Read(t.Context()); err != nil || string(p) != "heard" {
+		t.Error(string(p), err)
+	}
+	time.Sleep(300 * time.Millisecond)
+	framer.WriteWindowUpdate(1, 1000)
+	for {
+		f, err := framer.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if data, ok := f.(*http2.DataFrame); ok {
+			if string(data.Data()) != "\x81\x07welcome" {
+				t.Errorf("%q", data.Data())
+			}
+			return
+		}
+		if reset, ok := f.(*http2.RSTStreamFrame); ok {
+			t.Fatal(reset)
+		}
+	}
+}

@@ -42,6 +42,7 @@ type Stream struct {
 	err      error  // what is behind it
 	deadline time.Time
 	timer    *time.Timer // wakes the reader at the deadline
+	begun    bool        // the head of the answer is out, or never will be
 	users    int         // calls of the answer's methods that are under way
 	closed   bool
 	released chan struct{} // closed when it is closed, and nobody uses the answer any more
@@ -90,11 +91,11 @@ func (s *Stream) Begin(header http.Header) {
 
 // Send sends the head of the answer. An error of that is one of the body, too.
 func (s *Stream) Send() {
-	s.use(func() error {
-		s.writing.Lock()
-		defer s.writing.Unlock()
-		return errors.Join(s.answer.FlushError(), s.answer.SetWriteDeadline(time.Time{}))
-	})
+	s.use(func() error { return errors.Join(s.answer.FlushError(), s.answer.SetWriteDeadline(time.Time{})) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begun = true
+	s.changed.Broadcast()
 }
 
 // Pump reads the body, one piece ahead of who reads the Stream. It returns when the Stream is released.
@@ -158,6 +159,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 }
 
 func (s *Stream) Write(p []byte) (n int, err error) {
+	s.awaitHead()
 	err = s.use(func() error {
 		s.writing.Lock()
 		defer s.writing.Unlock()
@@ -168,6 +170,15 @@ func (s *Stream) Write(p []byte) (n int, err error) {
 		return err
 	})
 	return n, err
+}
+
+// awaitHead waits until the head of the answer is out: what comes behind it may take longer than a handshake.
+func (s *Stream) awaitHead() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for !s.begun && !s.closed {
+		s.changed.Wait()
+	}
 }
 
 // use does something with the answer, unless the Stream is closed, or broken, which it also is when the handler has

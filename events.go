@@ -17,7 +17,7 @@ import (
 // that of a ForEach function is.
 //
 // On Linux a socket that waits for input over TCP or a Unix socket has no goroutine: its functions run on a goroutine
-// that serves many. Elsewhere, and over TLS, it has one.
+// that serves many. Elsewhere, and over TLS, HTTP/2 and HTTP/3, it has one.
 type Events struct {
 	// Message is called for each message. p is valid until it returns. Text is valid UTF-8.
 	//

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"flag"
 	"log"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -35,14 +36,14 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
-	s := newServer(*addr, strings.Split(*proxies, ","))
+	s := newServer(strings.Split(*proxies, ","))
 	go s.sockets.ForEach(context.Background(), greet)
-	go func() {
-		if err := s.web.ListenAndServe(); err != http.ErrServerClosed {
-			log.Fatal(err)
-		}
-	}()
-	log.Println("listening on", *addr)
+	l, err := net.Listen("tcp", *addr)
+	if err != nil {
+		log.Fatal(err)
+	}
+	go s.web.Serve(l)
+	log.Println("listening on", l.Addr())
 	<-ctx.Done()
 	log.Println("ended:", s.end(*grace, *spread))
 }
@@ -53,13 +54,13 @@ type server struct {
 	ending  atomic.Bool
 }
 
-func newServer(addr string, proxies []string) *server {
+func newServer(proxies []string) *server {
 	s := &server{sockets: new(foyer.Handler)}
 	r := chi.NewRouter()
 	r.Use(middleware.ClientIPFromXFF(proxies...))
 	r.Handle("/ws", s.sockets)
 	r.Get("/ready", s.ready)
-	s.web = &http.Server{Addr: addr, Handler: r, ReadHeaderTimeout: 5 * time.Second}
+	s.web = &http.Server{Handler: r, ReadHeaderTimeout: 5 * time.Second}
 	return s
 }
 

@@ -13,7 +13,7 @@ import (
 // start serves for the time of the test, which plays a proxy.
 func start(t *testing.T, proxies ...string) (*server, string) {
 	t.Helper()
-	s := newServer("", proxies)
+	s := newServer(proxies)
 	go s.sockets.ForEach(t.Context(), greet)
 	srv := httptest.NewServer(s.web.Handler)
 	t.Cleanup(srv.Close)

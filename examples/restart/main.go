@@ -36,6 +36,8 @@ func main() {
 	flag.Parse()
 	log.SetPrefix(fmt.Sprintf("[%d] ", os.Getpid()))
 
+	signals := make(chan os.Signal, 1) // before anybody knows of this process
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, os.Interrupt)
 	h := &foyer.Handler{MaxPending: 1000}
 	s := &foyer.Server{Handler: h}
 	if err := listen(s, *addr); err != nil {
@@ -44,23 +46,22 @@ func main() {
 	go h.ForEach(context.Background(), greet)
 	log.Println("listening on", s.URL())
 	tellParent()
-
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, os.Interrupt)
 	for received := range signals {
-		ctx, cancel := context.WithTimeout(context.Background(), *spread+10*time.Second)
-		defer cancel()
 		if received != syscall.SIGHUP {
-			log.Println("shut down:", s.Shutdown(ctx))
-			return
+			break
 		}
 		if err := startSuccessor(s); err != nil {
 			log.Println("no successor:", err)
 			continue
 		}
+		ctx, cancel := context.WithTimeout(context.Background(), *spread+10*time.Second)
+		defer cancel()
 		log.Println("retired:", s.Retire(ctx, *spread))
 		return
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	log.Println("shut down:", s.Shutdown(ctx))
 }
 
 // greet says which process this is, and then echoes.

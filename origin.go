@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
@@ -209,12 +210,16 @@ func splitHost(s string) (host, port string, ok bool) {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return addr.String(), port, addr.Is6() == bracketed
 	}
-	if bracketed || host == "" {
+	if bracketed || host == "" || len(host) > utf8.UTFMax*maxName {
 		return "", "", false
 	}
 	host, ok = normalHost(host)
-	return host, port, ok
+	return host, port, ok && len(host) <= maxName
 }
+
+// maxName is how many bytes a name may have, RFC 1035 section 2.3.4, with a dot at its end. What is longer would also take
+// idna long.
+const maxName = 254
 
 // normalHost brings a name into the form in which names are compared.
 func normalHost(host string) (string, bool) {

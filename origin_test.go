@@ -178,7 +178,7 @@ func TestCorsIsAnOriginAuthenticator(t *testing.T) {
 
 // FuzzParseOrigin checks that what is taken for an origin is one in its normal form already when taken apart again.
 func FuzzParseOrigin(f *testing.F) {
-	for _, s := range []string{"https://a.example:8443", "http://[::1]", "https://xn--bcher-kva.example", "https://BÜCHER.example", "null", "https://a\\b"} {
+	for _, s := range []string{"https://a.example:8443", "http://[::1]", "https://xn--bcher-kva.example", "https://BÜCHER.example", "null", "https://a\\b", "A://0ķ" + strings.Repeat("s", 2000) + "0̷00"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -201,4 +201,19 @@ func FuzzParseOrigin(f *testing.F) {
 			t.Fatalf("%q is %+v, but %q is %+v, %v", s, o, again, p, ok)
 		}
 	})
+}
+
+// A name is as long as a name may be, whatever it is written in: what is longer is not even looked at.
+func TestLongNamesAreNoOrigins(t *testing.T) {
+	for name, want := range map[string]bool{
+		strings.Repeat("abcdefg.", 31) + "com":  true,
+		strings.Repeat("abcdefg.", 32) + "com":  false,
+		strings.Repeat("bücher.", 15) + "com":   true,
+		strings.Repeat("bücher.", 30) + "com":   false,
+		strings.Repeat("ü", 1<<20) + ".example": false,
+	} {
+		if _, ok := parseOrigin("https://" + name); ok != want {
+			t.Errorf("a name of %d bytes: %v", len(name), ok)
+		}
+	}
 }

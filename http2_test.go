@@ -272,7 +272,7 @@ func TestHTTP2Ends(t *testing.T) {
 		code CloseCode
 		told string // to the client; "-": an end, or a reset
 	}{
-		{"the client ends its stream", func(_ *testing.T, c *clientStream, _ *Socket) { c.CloseWrite() }, CloseAbnormalClosure, ""},
+		{"the client ends its stream", func(_ *testing.T, c *clientStream, _ *Socket) { c.CloseWrite() }, CloseAbnormalClosure, "-"},
 		{"the client resets the stream", func(_ *testing.T, c *clientStream, _ *Socket) { c.Close() }, CloseAbnormalClosure, "-"},
 		{"Abort", func(_ *testing.T, _ *clientStream, s *Socket) { s.Abort() }, CloseAbnormalClosure, "-"},
 		{"a violation", func(_ *testing.T, c *clientStream, _ *Socket) { c.Write(frame(0x83, "x")) }, CloseProtocolError, "\x88"},

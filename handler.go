@@ -259,7 +259,7 @@ func (h *Handler) handle(c *wire.Conn) error {
 // HandleUpgrade performs the opening handshake on a request that somebody else has read, as a hijacking handler has: r is
 // the request, conn its connection, and rw, which may be nil, what was buffered of it. It answers and puts the socket
 // into the pool. conn belongs to the Handler from the call on, and is closed when an error, a *HandshakeError, is
-// returned. r is not kept.
+// returned. r is not kept. Requests over HTTP/2 and HTTP/3 have no connection of their own: those are for ServeHTTP.
 func (h *Handler) HandleUpgrade(r *http.Request, conn net.Conn, rw *bufio.ReadWriter) error {
 	h.init()
 	deadline := h.deadline()
@@ -267,12 +267,14 @@ func (h *Handler) HandleUpgrade(r *http.Request, conn net.Conn, rw *bufio.ReadWr
 	defer bound(c, deadline)()
 	done := false
 	defer closeUnless(&done, c)
-	_, refusal := h.handshake(r, deadline, true, func(authorized http.Header) (arrival, *HandshakeError) {
-		if isConnect(r) {
-			return arrival{}, refuse(http.StatusHTTPVersionNotSupported, "HandleUpgrade is for HTTP/1.1.")
-		}
-		return arrival{wire: c, kept: keepBase(r), header: answerHeader(nil, authorized)}, nil
-	})
+	var refusal *HandshakeError
+	if isConnect(r) {
+		refusal = refuse(http.StatusHTTPVersionNotSupported, "HandleUpgrade is for HTTP/1.1.")
+	} else {
+		_, refusal = h.handshake(r, deadline, true, func(authorized http.Header) (arrival, *HandshakeError) {
+			return arrival{wire: c, kept: keepBase(r), header: answerHeader(nil, authorized)}, nil
+		})
+	}
 	if refusal != nil {
 		return h.turnAway(c, refusal, r, true)
 	}

@@ -591,6 +591,10 @@ func TestHTTP2Announced(t *testing.T) {
 	if err := EnableHTTP2(&http.Server{HTTP2: own}); want != (err == nil) || !reflect.DeepEqual(*own, kept) {
 		t.Error("settings of the program's own:", own, err)
 	}
+	unset := new(http.Server)
+	if EnableHTTP2(unset); unset.HTTP2.MaxReceiveBufferPerStream != 128<<10 || unset.HTTP2.MaxReceiveBufferPerConnection != 4<<20-1 || unset.HTTP2.WriteByteTimeout != 30*time.Second {
+		t.Error("settings that nobody has made:", unset.HTTP2)
+	}
 	if err := EnableHTTP2(new(http.Server)); want != (err == nil) || !want && !errors.Is(err, ErrNoExtendedConnect) {
 		t.Error(err)
 	}
@@ -651,6 +655,41 @@ func TestIsHandshake(t *testing.T) {
 	}
 }
 
+// A frameClient is a client of HTTP/2 that does what no good one does.
+type frameClient struct {
+	*http2.Framer
+	next uint32 // stream
+}
+
+// dialFrames connects without TLS, and grants each stream a window.
+func dialFrames(t *testing.T, url string, window uint32) *frameClient {
+	t.Helper()
+	conn := dialTCP(t, strings.TrimPrefix(url, "http://"))
+	io.WriteString(conn, http2.ClientPreface)
+	c := &frameClient{http2.NewFramer(conn, conn), 1}
+	c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: window})
+	return c
+}
+
+var extendedConnect = []string{":method", "CONNECT", ":protocol", "websocket", ":path", "/", "sec-websocket-version", "13"}
+
+// open opens a stream with a request.
+func (c *frameClient) open(fields ...string) {
+	var head bytes.Buffer
+	encoder := hpack.NewEncoder(&head)
+	encoder.SetMaxDynamicTableSize(0) // each request has an encoder of its own
+	fields = append(fields[:len(fields):len(fields)], ":scheme", "http", ":authority", "localhost")
+	for _, pseudo := range []bool{true, false} { // pseudo-headers come first
+		for i := 0; i < len(fields); i += 2 {
+			if strings.HasPrefix(fields[i], ":") == pseudo {
+				encoder.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]})
+			}
+		}
+	}
+	c.WriteHeaders(http2.HeadersFrameParam{StreamID: c.next, BlockFragment: head.Bytes(), EndHeaders: true})
+	c.next += 2
+}
+
 // A connection that takes nothing holds no place in the pool and no sweep, and nothing of the Handler waits for it. It is
 // closed after a while, and only then may the handlers return.
 func TestHTTP2StalledConnection(t *testing.T) {
@@ -674,26 +713,12 @@ func TestHTTP2StalledConnection(t *testing.T) {
 		srv = s
 		s.HTTP2 = &http.HTTP2Config{WriteByteTimeout: time.Second}
 	})
-	conn := dialTCP(t, strings.TrimPrefix(url, "http://"))
-	framer := http2.NewFramer(conn, conn)
-	io.WriteString(conn, http2.ClientPreface)
-	framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
-	framer.WriteWindowUpdate(0, 1<<30)
-	var head bytes.Buffer
-	encoder := hpack.NewEncoder(&head)
-	stream := uint32(1)
-	open := func(fields ...string) {
-		head.Reset()
-		for i := 0; i < len(fields); i += 2 {
-			encoder.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]})
-		}
-		framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: head.Bytes(), EndHeaders: true})
-		stream += 2
-	}
-	open(":method", "GET", ":scheme", "http", ":path", "/flood", ":authority", "localhost")
+	c := dialFrames(t, url, 1<<30)
+	c.WriteWindowUpdate(0, 1<<30)
+	c.open(":method", "GET", ":path", "/flood")
 	<-flooded
 	for range 2 {
-		open(":method", "CONNECT", ":protocol", "websocket", ":scheme", "http", ":path", "/", ":authority", "localhost", "sec-websocket-version", "13")
+		c.open(extendedConnect...)
 	}
 
 	begin := time.Now()
@@ -823,27 +848,18 @@ func TestHTTP2Retire(t *testing.T) {
 func TestHTTP2SlowFirstMessage(t *testing.T) {
 	h := closeHandler(t, &Handler{HandshakeTimeout: 100 * time.Millisecond})
 	url, _ := serveHTTP2(t, false, h)
-	conn := dialTCP(t, strings.TrimPrefix(url, "http://"))
-	framer := http2.NewFramer(conn, conn)
-	io.WriteString(conn, http2.ClientPreface)
-	framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
-	var head bytes.Buffer
-	encoder := hpack.NewEncoder(&head)
-	for _, f := range []hpack.HeaderField{{Name: ":method", Value: "CONNECT"}, {Name: ":protocol", Value: "websocket"}, {Name: ":scheme", Value: "http"},
-		{Name: ":path", Value: "/"}, {Name: ":authority", Value: "localhost"}, {Name: "sec-websocket-version", Value: "13"}} {
-		encoder.WriteField(f)
-	}
-	framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: head.Bytes(), EndHeaders: true})
+	c := dialFrames(t, url, 0)
+	c.open(extendedConnect...)
 	s := accept(t, h)
 	s.SendText(t.Context(), "welcome")
-	framer.WriteData(1, false, frame(0x81, "heard"))
+	c.WriteData(1, false, frame(0x81, "heard"))
 	if _, p, err := s.Read(t.Context()); err != nil || string(p) != "heard" {
 		t.Error(string(p), err)
 	}
 	time.Sleep(300 * time.Millisecond)
-	framer.WriteWindowUpdate(1, 1000)
+	c.WriteWindowUpdate(1, 1000)
 	for {
-		f, err := framer.ReadFrame()
+		f, err := c.ReadFrame()
 		if err != nil {
 			t.Fatal(err)
 		}

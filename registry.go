@@ -18,7 +18,7 @@ type registry struct {
 	untold   int                     // sockets that listen and have not called Closed yet
 	sockets  map[*Socket]struct{}
 	closed   bool
-	shut     chan struct{} // closed when closed is set; nil when nobody waits for that
+	shut     chan struct{} // closed when closed is set; nil until somebody waits for that
 	idle     chan struct{} // closed when nothing is open any more; nil when nobody waits for that
 
 	tick     time.Duration // between two sweeps
@@ -163,11 +163,10 @@ func (g *registry) whenIdle() <-chan struct{} {
 func (g *registry) close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.closed = true
-	if g.shut != nil {
+	if !g.closed && g.shut != nil {
 		close(g.shut)
-		g.shut = nil
 	}
+	g.closed = true
 	for c := range g.entering {
 		c.Interrupt()
 	}
@@ -179,13 +178,11 @@ func (g *registry) whenClosed() <-chan struct{} {
 	defer g.mu.Unlock()
 	if g.shut == nil {
 		g.shut = make(chan struct{})
+		if g.closed {
+			close(g.shut)
+		}
 	}
-	shut := g.shut
-	if g.closed {
-		close(g.shut)
-		g.shut = nil
-	}
-	return shut
+	return g.shut
 }
 
 func (g *registry) isClosed() bool {

@@ -270,11 +270,11 @@ func TestHTTP2Ends(t *testing.T) {
 		name string
 		end  func(t *testing.T, c *clientStream, s *Socket)
 		code CloseCode
-		told string // to the client; "-": an end, or a reset
+		told string // to the client; "-": nothing that it still hears
 	}{
-		{"the client ends its stream", func(_ *testing.T, c *clientStream, _ *Socket) { c.CloseWrite() }, CloseAbnormalClosure, "-"},
+		{"the client ends its stream", func(_ *testing.T, c *clientStream, _ *Socket) { c.CloseWrite() }, CloseAbnormalClosure, ""},
 		{"the client resets the stream", func(_ *testing.T, c *clientStream, _ *Socket) { c.Close() }, CloseAbnormalClosure, "-"},
-		{"Abort", func(_ *testing.T, _ *clientStream, s *Socket) { s.Abort() }, CloseAbnormalClosure, "-"},
+		{"Abort", func(_ *testing.T, _ *clientStream, s *Socket) { s.Abort() }, CloseAbnormalClosure, ""},
 		{"a violation", func(_ *testing.T, c *clientStream, _ *Socket) { c.Write(frame(0x83, "x")) }, CloseProtocolError, "\x88"},
 		{"Close", func(t *testing.T, c *clientStream, s *Socket) {
 			go s.Close(4001, "")

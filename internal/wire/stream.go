@@ -230,7 +230,11 @@ func (s *Stream) Gone(unread bool) bool {
 	return s.broken() || unread && s.ctx.Err() == context.Canceled
 }
 
-// Close ends the stream, and does not wait for that. What was written arrives; a Write under way is broken off.
+// closeDelay is how long a Write that is under way at Close may take to return by itself. Breaking it off resets the stream,
+// which would be a pity for one that has only its last instruction to do.
+const closeDelay = 100 * time.Millisecond
+
+// Close ends the stream, and does not wait for that. What was written arrives; a Write that is blocked is broken off.
 func (s *Stream) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -252,7 +256,7 @@ func (s *Stream) Close() error {
 	return contained(func() error {
 		err := s.answer.SetReadDeadline(longAgo) // for Pump
 		if used {
-			err = errors.Join(err, s.answer.SetWriteDeadline(longAgo))
+			err = errors.Join(err, s.answer.SetWriteDeadline(time.Now().Add(closeDelay)))
 		}
 		return err
 	})

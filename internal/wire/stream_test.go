@@ -17,7 +17,7 @@ import (
 // An answerer is an Answer whose writes block while it is held.
 type answerer struct {
 	held    chan struct{} // closed to let writes go on
-	broken  chan struct{} // closed by a deadline in the past
+	broken  chan struct{} // closed at the deadline
 	body    *io.PipeReader
 	written bytes.Buffer
 	status  int
@@ -68,8 +68,8 @@ func (a *answerer) SetReadDeadline(t time.Time) error {
 }
 
 func (a *answerer) SetWriteDeadline(t time.Time) error {
-	if !t.IsZero() && t.Before(time.Now()) {
-		close(a.broken)
+	if !t.IsZero() {
+		time.AfterFunc(time.Until(t), func() { close(a.broken) })
 	}
 	return nil
 }

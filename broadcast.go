@@ -23,7 +23,7 @@ func Broadcast(sockets iter.Seq[*Socket], t MessageType, p []byte) (sent, droppe
 // post posts a prepared message, of type t and with payload p.
 func (s *Socket) post(t MessageType, p []byte, prepared *websocket.PreparedMessage) error {
 	if s.config.frameSize > 0 {
-		return s.Post(t, p)
+		return s.TryWrite(t, p)
 	}
 	if err := s.lockWrite(background, t, len(p), false); err != nil {
 		return err

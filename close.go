@@ -24,7 +24,7 @@ const maxReason = 123
 // written before, waits for the peer's answer and closes the connection. Where no goroutine reads from the socket it
 // reads itself, and drops what it finds. When the peer does not answer within CloseTimeout the connection is cut and an
 // error returned. When the socket is closing already, Close waits for that instead. A socket that listens (see
-// [Socket.Listen]) goes through all that by itself: Close returns at once.
+// [Socket.Handle]) goes through all that by itself: Close returns at once.
 //
 // code must be one that may be sent: 1000 to 1003, 1007 to 1014, or 3000 to 4999; otherwise nothing is done and an error
 // returned. A reason over 123 bytes is cut at the end of a character.
@@ -86,7 +86,7 @@ func (s *Socket) beginClosing(code CloseCode, reason string) bool {
 	defer s.wire.Release()
 	s.writeMu.Lock() // nobody who has seen the socket open writes behind the close frame
 	defer s.writeMu.Unlock()
-	if !s.state.CompareAndSwap(int32(Open), int32(Closing)) {
+	if !s.state.CompareAndSwap(int32(StateOpen), int32(StateClosing)) {
 		return false
 	}
 	s.engine().WriteControl(websocket.CloseMessage, payload, noDeadline) // an error ends the socket by itself
@@ -179,7 +179,7 @@ func (s *Socket) finish(e *CloseError, how ending) {
 		e = s.ending
 	}
 	s.ended = e
-	s.state.Store(int32(Closed))
+	s.state.Store(int32(StateClosed))
 	if s.closeTimer != nil {
 		s.closeTimer.Stop()
 	}

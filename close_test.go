@@ -50,7 +50,7 @@ func TestPeerCloses(t *testing.T) {
 			s := accept(t, h)
 			_, _, err := s.Read(t.Context())
 			var closed *CloseError
-			if !errors.As(err, &closed) || !errors.Is(err, ErrClosed) || closed.Code != tt.code || s.CloseCode() != tt.code || s.State() != Closed {
+			if !errors.As(err, &closed) || !errors.Is(err, ErrClosed) || closed.Code != tt.code || s.CloseCode() != tt.code || s.State() != StateClosed {
 				t.Errorf("read: %v", err)
 			}
 			if tt.code != CloseProtocolError && tt.code != CloseInvalidFramePayloadData && s.CloseReason() != tt.reason {
@@ -109,11 +109,11 @@ func TestCloseHandshake(t *testing.T) {
 			if err := <-read; !errors.Is(err, ErrClosed) {
 				t.Error(err)
 			}
-			if s.State() != Closed || s.CloseCode() != 4001 || s.Close(4002, "") != nil || s.CloseCode() != 4001 {
+			if s.State() != StateClosed || s.CloseCode() != 4001 || s.Close(4002, "") != nil || s.CloseCode() != 4001 {
 				t.Error(s.State(), s.Err())
 			}
 			for name, err := range map[string]error{
-				"Write": s.Write(t.Context(), Text, nil), "Post": s.Post(Text, nil), "Flush": s.Flush(t.Context()),
+				"Write": s.Write(t.Context(), Text, nil), "Post": s.TryWrite(Text, nil), "Flush": s.Flush(t.Context()),
 				"Read":   func() error { _, _, err := s.Read(t.Context()); return err }(),
 				"Reader": func() error { _, _, err := s.Reader(t.Context()); return err }(),
 				"Writer": func() error { _, err := s.Writer(t.Context(), Text); return err }(),
@@ -211,7 +211,7 @@ func TestReadWhileClosing(t *testing.T) {
 		c, s := connectPipe(t, h)
 		go s.Close(4000, "")
 		synctest.Wait()
-		if s.State() != Closing || s.State().String() != "closing" {
+		if s.State() != StateClosing || s.State().String() != "closing" {
 			t.Error(s.State())
 		}
 		go c.ReadMessage()
@@ -227,7 +227,7 @@ func TestAbort(t *testing.T) {
 	read := make(chan error)
 	go func() { _, _, err := s.Read(context.Background()); read <- err }()
 	s.Abort()
-	if err := <-read; !errors.Is(err, ErrClosed) || s.CloseCode() != CloseAbnormalClosure || s.State() != Closed {
+	if err := <-read; !errors.Is(err, ErrClosed) || s.CloseCode() != CloseAbnormalClosure || s.State() != StateClosed {
 		t.Error(err)
 	}
 	if _, _, err := c.ReadMessage(); !websocket.IsCloseError(err, 1006) {
@@ -244,7 +244,7 @@ func TestCodesThatMayNotBeSent(t *testing.T) {
 		h := &Handler{}
 		_, s := connectPipe(t, h)
 		for _, code := range []CloseCode{-1, 0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 70000} {
-			if err := s.Close(code, ""); err == nil || s.State() != Open {
+			if err := s.Close(code, ""); err == nil || s.State() != StateOpen {
 				t.Errorf("code %v: %v, %v", code, err, s.State())
 			}
 		}

@@ -378,7 +378,7 @@ func echoUntilClosed(s *Socket, events bool) {
 		if string(p) == "close!" {
 			if s.events.Load() == nil {
 				go s.Close(4001, "")
-				for s.State() == Open {
+				for s.State() == StateOpen {
 					time.Sleep(time.Millisecond)
 				}
 				return
@@ -389,7 +389,7 @@ func echoUntilClosed(s *Socket, events bool) {
 		s.Write(background, t, p)
 	}
 	if events {
-		s.Listen(Events{Message: answer})
+		s.Handle(Events{Message: answer})
 		return
 	}
 	for {
@@ -539,7 +539,7 @@ func TestConformance(t *testing.T) {
 			for version := range 3 {
 				h := closeHandler(t, &Handler{Compression: deflate, MaxPending: -1})
 				go func() {
-					for s := range h.Sockets(background) {
+					for s := range h.Incoming(background) {
 						go echoUntilClosed(s, events)
 					}
 				}()

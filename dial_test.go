@@ -126,7 +126,7 @@ func TestDialEchoesEverySize(t *testing.T) {
 							p []byte
 						}
 						messages := make(chan message, len(sizes))
-						s.Listen(Events{Message: func(_ *Socket, t MessageType, p []byte) { messages <- message{t, bytes.Clone(p)} }})
+						s.Handle(Events{Message: func(_ *Socket, t MessageType, p []byte) { messages <- message{t, bytes.Clone(p)} }})
 						read = func() (MessageType, []byte, error) {
 							select {
 							case m := <-messages:
@@ -647,7 +647,7 @@ func TestMasks(t *testing.T) {
 				big := bytes.Repeat([]byte("0123456789"), 2500)
 				s.Write(t.Context(), Text, []byte("small"))
 				s.Write(t.Context(), Text, nil)
-				s.Post(Binary, big)
+				s.TryWrite(Binary, big)
 				w, _ := s.Writer(t.Context(), Text)
 				io.WriteString(w, "streamed")
 				s.writeControl(websocket.PingMessage, []byte("in between"))

@@ -9,7 +9,7 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// Events are functions that a Socket calls from [Socket.Listen] on, instead of being read from. Each may be nil.
+// Events are functions that a Socket calls from [Socket.Handle] on, instead of being read from. Each may be nil.
 //
 // The functions of one socket are called one after the other, in the order in which things happened, and never two at
 // once; those of different sockets run at the same time. A function may take its time, and may block: that delays what
@@ -52,14 +52,14 @@ type Events struct {
 	Closed func(s *Socket, code CloseCode, reason string)
 }
 
-// Listen has the socket call the functions of e from now on, until it has ended, and returns at once. It takes the place
+// Handle has the socket call the functions of e from now on, until it has ended, and returns at once. It takes the place
 // of Read: what was not read of a message is dropped, and Read and Reader return ErrReading from now on. It panics if
 // the socket listens already or a Read is under way.
 //
 // On a socket that listens, Close does not wait for the end of the close handshake: it returns at once, and the end is
 // told by Closed. Where there is a function Closing, the close frame is sent after that has returned. A socket that listens
 // outlives the ForEach function that it was given to.
-func (s *Socket) Listen(e Events) {
+func (s *Socket) Handle(e Events) {
 	l := &listener{Events: e}
 	l.turns.begin()
 	if e.BytesWritten != nil {
@@ -67,11 +67,11 @@ func (s *Socket) Listen(e Events) {
 	}
 	reads := s.reading.CompareAndSwap(false, true)
 	s.config.registry.listens()
-	if !reads && s.State() == Open || !s.events.CompareAndSwap(nil, l) {
+	if !reads && s.State() == StateOpen || !s.events.CompareAndSwap(nil, l) {
 		s.config.registry.told()
 		panic("foyer: Listen on a socket that is being read, or listens")
 	}
-	if s.State() != Open || e.BytesWritten != nil {
+	if s.State() != StateOpen || e.BytesWritten != nil {
 		s.announce()
 	}
 	switch {
@@ -159,7 +159,7 @@ func (s *Socket) turn(l *listener, onLoop bool) {
 		case long:
 			go s.converse(l)
 			return
-		case s.State() == Closed:
+		case s.State() == StateClosed:
 			s.wire.Forget()
 			return // and no turn begins any more
 		case l.turns.end():
@@ -176,11 +176,11 @@ func (s *Socket) serve(l *listener) (long bool) {
 			s.abort(errGoexit)
 		}
 	}()
-	if s.message != nil && s.State() != Closed { // begun with a Reader
+	if s.message != nil && s.State() != StateClosed { // begun with a Reader
 		served = true
 		return true
 	}
-	for s.State() != Closed {
+	for s.State() != StateClosed {
 		err := s.wire.Next()
 		if err == wire.ErrNothing {
 			break
@@ -235,7 +235,7 @@ const maxPooledMessage = 1 << 20
 
 // deliver hands over the message at hand. A socket that is closing drops it.
 func (s *Socket) deliver(l *listener) {
-	if s.State() != Open {
+	if s.State() != StateOpen {
 		if s.wire.Skip() != nil {
 			s.readFailed(background)
 		}
@@ -269,7 +269,7 @@ func (s *Socket) deliver(l *listener) {
 func (l *listener) message(s *Socket, t MessageType, p []byte) {
 	l.calls.Lock()
 	defer s.called(l)
-	if l.Message != nil && l.told == Open {
+	if l.Message != nil && l.told == StateOpen {
 		l.Message(s, t, p)
 	}
 }
@@ -280,7 +280,7 @@ func (l *listener) frame(s *Socket, t MessageType, p []byte, last bool) {
 	}
 	l.calls.Lock()
 	defer s.called(l)
-	if l.told == Open {
+	if l.told == StateOpen {
 		l.Frame(s, t, p, last)
 	}
 }
@@ -288,7 +288,7 @@ func (l *listener) frame(s *Socket, t MessageType, p []byte, last bool) {
 func (l *listener) pong(s *Socket, elapsed time.Duration, payload []byte) {
 	l.calls.Lock()
 	defer s.called(l)
-	if l.Pong != nil && l.told == Open {
+	if l.Pong != nil && l.told == StateOpen {
 		l.Pong(s, elapsed, payload)
 	}
 }
@@ -346,11 +346,11 @@ func (s *Socket) tell(l *listener) {
 		return
 	}
 	s.tellWritten(l)
-	if l.told == Open && (state == Closing || l.sent.Load()) {
-		l.told = Closing
+	if l.told == StateOpen && (state == StateClosing || l.sent.Load()) {
+		l.told = StateClosing
 		s.contained(func() {
 			if l.StateChanged != nil {
-				l.StateChanged(s, Closing)
+				l.StateChanged(s, StateClosing)
 			}
 		})
 	}
@@ -369,11 +369,11 @@ func (s *Socket) tell(l *listener) {
 			}
 		})
 	}
-	if l.told != Closed {
-		l.told = Closed
+	if l.told != StateClosed {
+		l.told = StateClosed
 		s.contained(func() {
 			if l.StateChanged != nil {
-				l.StateChanged(s, Closed)
+				l.StateChanged(s, StateClosed)
 			}
 		})
 	}
@@ -400,7 +400,7 @@ func (s *Socket) tellWritten(l *listener) {
 
 // warn calls Closing, once. The caller has l.calls.
 func (s *Socket) warn(l *listener) {
-	if l.warned || l.over || s.State() != Open {
+	if l.warned || l.over || s.State() != StateOpen {
 		return
 	}
 	l.warned = true

@@ -30,8 +30,8 @@ func echoBack(s *Socket, t MessageType, p []byte) { s.Write(context.Background()
 // listenAll has each socket of h that comes in listen, until h is closed.
 func listenAll(h *Handler, e Events) {
 	go func() {
-		for s := range h.Sockets(context.Background()) {
-			s.Listen(e)
+		for s := range h.Incoming(context.Background()) {
+			s.Handle(e)
 		}
 	}()
 }
@@ -227,7 +227,7 @@ func TestWhatEventsTellOfAnEnd(t *testing.T) {
 				c := dial(t, h)
 				s := accept(t, h)
 				var d diary
-				s.Listen(d.events())
+				s.Handle(d.events())
 				c.WriteMessage(websocket.TextMessage, []byte("one"))
 				eventually(t, "the message", func() bool { return d.String() == "message one" })
 				seen := make(chan string, 1)
@@ -277,13 +277,13 @@ func TestEventsUnderFire(t *testing.T) {
 		h := closeHandler(t, &Handler{MaxPending: -1})
 		c, s := connectTCP(t, h)
 		var d diary
-		s.Listen(d.events())
+		s.Handle(d.events())
 		go io.Copy(io.Discard, c.NetConn())
 		var wg sync.WaitGroup
 		for i := range 4 {
 			wg.Go(func() {
 				for range 20 {
-					s.Post(Text, []byte("posted"))
+					s.TryWrite(Text, []byte("posted"))
 					s.Flush(t.Context())
 				}
 				switch (i + round) % 4 {
@@ -468,7 +468,7 @@ func TestListenTakesOver(t *testing.T) {
 			t.Fatal(err)
 		}
 		messages := make(chan string, 10)
-		s.Listen(Events{Message: func(_ *Socket, _ MessageType, p []byte) { messages <- string(p) }})
+		s.Handle(Events{Message: func(_ *Socket, _ MessageType, p []byte) { messages <- string(p) }})
 		c.NetConn().Write(append(frame(0x80, "end"), frame(0x81, "next")...))
 		if m := <-messages; m != "next" {
 			t.Errorf("%q", m)
@@ -480,20 +480,20 @@ func TestListenTakesOver(t *testing.T) {
 	t.Run("twice", func(t *testing.T) {
 		h := closeHandler(t, &Handler{})
 		_, s := connectTCP(t, h)
-		s.Listen(Events{})
+		s.Handle(Events{})
 		defer func() {
 			if recover() == nil {
 				t.Error("no panic")
 			}
 		}()
-		s.Listen(Events{})
+		s.Handle(Events{})
 	})
 	t.Run("after the end", func(t *testing.T) {
 		h := closeHandler(t, &Handler{})
 		_, s := connectTCP(t, h)
 		s.Abort()
 		closed := make(chan CloseCode, 2)
-		s.Listen(Events{Closed: func(_ *Socket, code CloseCode, _ string) { closed <- code }})
+		s.Handle(Events{Closed: func(_ *Socket, code CloseCode, _ string) { closed <- code }})
 		if code := <-closed; code != CloseAbnormalClosure {
 			t.Error(code)
 		}
@@ -504,14 +504,14 @@ func TestListenTakesOver(t *testing.T) {
 		conn.Write(append([]byte(handshakeRequest()), frame(0x81, "early")...))
 		s := accept(t, h)
 		messages := make(chan string, 10)
-		s.Listen(Events{Message: func(_ *Socket, _ MessageType, p []byte) { messages <- string(p) }})
+		s.Handle(Events{Message: func(_ *Socket, _ MessageType, p []byte) { messages <- string(p) }})
 		if m := <-messages; m != "early" {
 			t.Errorf("%q", m)
 		}
 	})
 	t.Run("from a ForEach function", func(t *testing.T) {
 		h := closeHandler(t, &Handler{})
-		go h.ForEach(context.Background(), func(_ context.Context, s *Socket) { s.Listen(Events{Message: echoBack}) })
+		go h.ForEach(context.Background(), func(_ context.Context, s *Socket) { s.Handle(Events{Message: echoBack}) })
 		c := dial(t, serveRaw(t, h), nil)
 		time.Sleep(20 * time.Millisecond)
 		c.WriteMessage(websocket.TextMessage, []byte("hello"))
@@ -675,7 +675,7 @@ func TestEndInTheMiddleOfAMessage(t *testing.T) {
 				c := dial(t, h)
 				s := accept(t, h)
 				closed := make(chan struct{})
-				s.Listen(Events{Closed: func(*Socket, CloseCode, string) { close(closed) }})
+				s.Handle(Events{Closed: func(*Socket, CloseCode, string) { close(closed) }})
 				c.NetConn().Write(begun)
 				if what != "violation" && what != "bad UTF-8" {
 					time.Sleep(5 * time.Millisecond)
@@ -712,7 +712,7 @@ func TestControlFramesDoNotCutIntoMessages(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			h := closeHandler(t, &Handler{})
 			c, s := connectTCP(t, h)
-			s.Listen(Events{})
+			s.Handle(Events{})
 			message := bytes.Repeat([]byte("x"), 20000)
 			go func() {
 				for write(s, message) == nil {
@@ -750,14 +750,14 @@ func TestWritesOfSlowCallbacksLeave(t *testing.T) {
 			<-release
 		}}
 		if slowBefore {
-			s.Listen(events)
+			s.Handle(events)
 			conn.Write(frame(0x81, "one"))
 			time.Sleep(100 * time.Millisecond)
 			conn.Write(frame(0x81, "two"))
 		} else {
 			conn.Write(frame(0x81, "before Listen"))
 			time.Sleep(20 * time.Millisecond)
-			s.Listen(events)
+			s.Handle(events)
 		}
 		conn.SetDeadline(time.Now().Add(5 * time.Second))
 		if _, err := io.ReadFull(br, make([]byte, 8)); err != nil {
@@ -771,7 +771,7 @@ func TestAbortWhileClosing(t *testing.T) {
 	h := closeHandler(t, &Handler{})
 	c, s := connectTCP(t, h)
 	closed := make(chan CloseCode, 1)
-	s.Listen(Events{
+	s.Handle(Events{
 		Closing: func(s *Socket) { s.Abort(); time.Sleep(20 * time.Millisecond) },
 		Closed:  func(_ *Socket, code CloseCode, _ string) { closed <- code },
 	})
@@ -798,7 +798,7 @@ func TestGoexitAtTheEnd(t *testing.T) {
 			closed := make(chan struct{})
 			e := Events{Closed: func(*Socket, CloseCode, string) { close(closed) }}
 			change(&e)
-			s.Listen(e)
+			s.Handle(e)
 			end(c, s)
 			if name != "Closing" || end != nil {
 				sayGoodbye(c, 1000, "")
@@ -816,39 +816,10 @@ func TestKeepaliveInTheMiddleOfAMessage(t *testing.T) {
 	h := closeHandler(t, &Handler{PingInterval: 50 * time.Millisecond, PongTimeout: 100 * time.Millisecond})
 	c, s := connectTCP(t, h)
 	ends := make(chan error, 1)
-	s.Listen(Events{Error: func(_ *Socket, err error) { ends <- err }})
+	s.Handle(Events{Error: func(_ *Socket, err error) { ends <- err }})
 	c.NetConn().Write(frame(0x01, "and then nothing"))
 	if err := <-ends; !errors.Is(err, ErrPingTimeout) {
 		t.Error(err)
-	}
-}
-
-func TestCloseThroughGorilla(t *testing.T) {
-	for _, compression := range []bool{false, true} {
-		h := closeHandler(t, &Handler{Compression: compression})
-		c := dialCompressed(t, serveRaw(t, h), nil)
-		s := accept(t, h)
-		closed := make(chan struct{})
-		s.Listen(Events{Closed: func(*Socket, CloseCode, string) { close(closed) }})
-		s.Gorilla().Close()
-		<-closed
-		if _, _, err := c.ReadMessage(); err == nil {
-			t.Error("the connection is still open")
-		}
-	}
-}
-
-func TestWritesThroughGorillaLeave(t *testing.T) {
-	h := closeHandler(t, &Handler{})
-	c, s := connectTCP(t, h)
-	c.NetConn().Write(append(frame(0x81, "one"), frame(0x81, "two")...))
-	if _, _, err := s.Read(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	s.Gorilla().WriteMessage(websocket.TextMessage, []byte("answer"))
-	c.SetReadDeadline(time.Now().Add(5 * time.Second))
-	if _, p, err := c.ReadMessage(); err != nil || string(p) != "answer" {
-		t.Error(string(p), err)
 	}
 }
 
@@ -858,7 +829,7 @@ func TestNoMessageBehindClosing(t *testing.T) {
 	var d diary
 	e := d.events()
 	e.Closing = func(*Socket) { d.note("about to close"); time.Sleep(50 * time.Millisecond) }
-	s.Listen(e)
+	s.Handle(e)
 	s.Close(1000, "")
 	eventually(t, "Closing", func() bool { return d.String() != "" })
 	c.WriteMessage(websocket.TextMessage, []byte("late")) // while Closing runs
@@ -982,7 +953,7 @@ func TestFrameHasTheBoundariesOnTheWire(t *testing.T) {
 				e.Frame = func(_ *Socket, t MessageType, p []byte, last bool) {
 					d.note("%v frame of %d, %q..., %v", t, len(p), p[:min(len(p), 10)], last)
 				}
-				s.Listen(e)
+				s.Handle(e)
 				for rest := stream; len(rest) > 0; {
 					n := min(piece, len(rest))
 					if _, err := c.NetConn().Write(rest[:n]); err != nil {
@@ -1005,7 +976,7 @@ func TestFramesComeBeforeTheirMessageIsComplete(t *testing.T) {
 	h := closeHandler(t, &Handler{})
 	c, s := connectTCP(t, h)
 	frames := make(chan string, 10)
-	s.Listen(Events{Frame: func(_ *Socket, _ MessageType, p []byte, last bool) { frames <- fmt.Sprint(string(p), last) }})
+	s.Handle(Events{Frame: func(_ *Socket, _ MessageType, p []byte, last bool) { frames <- fmt.Sprint(string(p), last) }})
 	for _, step := range []struct {
 		send []byte
 		told int
@@ -1028,7 +999,7 @@ func TestACompressedMessageIsOneFrame(t *testing.T) {
 	c := dialCompressed(t, serveRaw(t, h), nil)
 	s := accept(t, h)
 	frames := make(chan string, 10)
-	s.Listen(Events{Frame: func(_ *Socket, _ MessageType, p []byte, last bool) { frames <- fmt.Sprint(len(p), last) }})
+	s.Handle(Events{Frame: func(_ *Socket, _ MessageType, p []byte, last bool) { frames <- fmt.Sprint(len(p), last) }})
 	w, _ := c.NextWriter(websocket.TextMessage)
 	for range 20 {
 		io.WriteString(w, strings.Repeat("lorem ipsum ", 1000))
@@ -1048,7 +1019,7 @@ func TestBytesWrittenAddUp(t *testing.T) {
 			s := accept(t, h)
 			var told, calls atomic.Int64
 			eventually(t, "the end of the handshake", func() bool { return s.BytesToWrite() == 0 })
-			s.Listen(Events{BytesWritten: func(_ *Socket, n int) {
+			s.Handle(Events{BytesWritten: func(_ *Socket, n int) {
 				told.Add(int64(n))
 				calls.Add(1)
 			}})
@@ -1080,7 +1051,7 @@ func TestCloseInBytesWritten(t *testing.T) {
 	h := closeHandler(t, &Handler{})
 	c, s := connectTCP(t, h)
 	closed := make(chan CloseCode, 1)
-	s.Listen(Events{
+	s.Handle(Events{
 		BytesWritten: func(s *Socket, n int) {
 			if s.BytesToWrite() == 0 {
 				s.Close(4000, "")
@@ -1143,7 +1114,7 @@ func TestBytesWrittenWhileListenBegins(t *testing.T) {
 			}
 		}()
 		<-begun
-		s.Listen(Events{BytesWritten: func(*Socket, int) {}})
+		s.Handle(Events{BytesWritten: func(*Socket, int) {}})
 		eventually(t, "all bytes", func() bool {
 			l := s.events.Load()
 			l.calls.Lock()

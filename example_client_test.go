@@ -62,11 +62,11 @@ func ExampleDial() {
 }
 
 // A socket that listens calls functions instead of being read from.
-func ExampleSocket_Listen() {
+func ExampleSocket_Handle() {
 	s, stop := dialEcho()
 	defer stop()
 	closed := make(chan struct{})
-	s.Listen(foyer.Events{
+	s.Handle(foyer.Events{
 		Message: func(s *foyer.Socket, t foyer.MessageType, p []byte) {
 			fmt.Println(t, string(p))
 			s.Close(foyer.CloseNormalClosure, "that was all")

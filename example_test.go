@@ -274,7 +274,7 @@ func ExampleHandler_Shutdown() {
 }
 
 // A process that another one replaces sends its clients there, one after the other.
-func ExampleHandler_Retire() {
+func ExampleHandler_Drain() {
 	h := &foyer.Handler{}
 	srv := httptest.NewServer(h)
 	defer srv.Close()
@@ -286,7 +286,7 @@ func ExampleHandler_Retire() {
 			fmt.Println(err)
 		})
 	}
-	err := h.Retire(context.Background(), 60*time.Millisecond) // a minute, in earnest
+	err := h.Drain(context.Background(), 60*time.Millisecond) // a minute, in earnest
 	clients.Wait()
 	fmt.Println(err, h.Stats().Closed[foyer.CloseServiceRestart])
 	// Output:
@@ -416,7 +416,7 @@ func ExampleBroadcast() {
 	ctx, cancel := context.WithCancel(context.Background())
 	n := 0
 	fmt.Println(foyer.Broadcast(func(yield func(*foyer.Socket) bool) {
-		for s := range h.Sockets(ctx) {
+		for s := range h.Incoming(ctx) {
 			if n++; n == len(clients) {
 				cancel()
 			}

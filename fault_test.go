@@ -130,10 +130,10 @@ func converseOver(t *testing.T, events bool, server, client net.Conn) error {
 	var loops sync.WaitGroup
 	go func() {
 		defer close(served)
-		for s := range h.Sockets(background) {
+		for s := range h.Incoming(background) {
 			taken++
 			if events {
-				s.Listen(e)
+				s.Handle(e)
 				continue
 			}
 			loops.Go(func() {

@@ -186,7 +186,7 @@ func fuzzSocket(t *testing.T, input []byte, compression, events bool) (v verdict
 	ends := 0
 	if events {
 		over := make(chan struct{})
-		s.Listen(Events{Message: note, Closed: func(_ *Socket, code CloseCode, why string) {
+		s.Handle(Events{Message: note, Closed: func(_ *Socket, code CloseCode, why string) {
 			ends++
 			v.code, reason = code, why
 			close(over)

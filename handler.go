@@ -511,7 +511,7 @@ func (h *Handler) NextPending() *Socket {
 
 // took records that the program has s. It reports false when the client has left meanwhile.
 func (h *Handler) took(s *Socket) bool {
-	if s.endIfGone(true) || s.State() == Closed {
+	if s.endIfGone(true) || s.State() == StateClosed {
 		return false
 	}
 	h.registry.countAccept()
@@ -524,8 +524,8 @@ func (h *Handler) HasPending() bool { return h.Pending() > 0 }
 // Pending returns how many sockets wait for Accept.
 func (h *Handler) Pending() int { return h.pool.len() }
 
-// Sockets returns an iterator over the sockets as they come in. It ends with ctx and with the Handler.
-func (h *Handler) Sockets(ctx context.Context) iter.Seq[*Socket] {
+// Incoming returns an iterator over the sockets as they come in. It ends with ctx and with the Handler.
+func (h *Handler) Incoming(ctx context.Context) iter.Seq[*Socket] {
 	return func(yield func(*Socket) bool) {
 		for {
 			s, err := h.Accept(ctx)
@@ -538,7 +538,7 @@ func (h *Handler) Sockets(ctx context.Context) iter.Seq[*Socket] {
 
 // ForEach calls f for each socket that comes in, on a goroutine of its own. The context that f gets ends with ctx and
 // with the socket. When f returns, the socket is closed with CloseNormalClosure, or with CloseGoingAway if ctx has ended,
-// unless it listens (see [Socket.Listen]); when f panics, with CloseInternalServerErr, and the panic is reported to Logger
+// unless it listens (see [Socket.Handle]); when f panics, with CloseInternalServerErr, and the panic is reported to Logger
 // and OnError.
 //
 // ForEach returns when ctx ends or the Handler is closed, after the last f has returned: the error is that of Accept.
@@ -638,14 +638,14 @@ func (h *Handler) Shutdown(ctx context.Context) error {
 	return h.shutdown(ctx, CloseGoingAway)
 }
 
-// Retire is Shutdown for a process that another one replaces, without a rush: the sockets of the moment get a close frame
+// Drain is Shutdown for a process that another one replaces, without a rush: the sockets of the moment get a close frame
 // with CloseServiceRestart one after the other, in no order, evenly over the time of spread, so that their clients do not
 // all come back at once. Handshakes go on meanwhile, as a load balancer takes a while to learn. Then the rest is shut
 // down, with the same code. When ctx ends before, what is left is cut off and the error of ctx is returned.
 //
 // A client over HTTP/2 comes back on the connection that it has, unless it was told to leave that: call
 // http.Server.Shutdown at the same time, which does so, and waits for the sockets.
-func (h *Handler) Retire(ctx context.Context, spread time.Duration) error {
+func (h *Handler) Drain(ctx context.Context, spread time.Duration) error {
 	h.init()
 	begin, closed := time.Now(), h.registry.whenClosed()
 	sleepUntil := func(share float64) {

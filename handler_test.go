@@ -254,7 +254,7 @@ func TestOpeningHandshake(t *testing.T) {
 				t.Errorf("answer %v", resp)
 			}
 			s := accept(t, h)
-			if s.Subprotocol() != "v2" || s.Version() != 13 || s.State() != Open || s.Err() != nil || s.CloseCode() != 0 || s.CloseReason() != "" {
+			if s.Subprotocol() != "v2" || s.Version() != 13 || s.State() != StateOpen || s.Err() != nil || s.CloseCode() != 0 || s.CloseReason() != "" {
 				t.Errorf("socket %v %v", s.Subprotocol(), s.State())
 			}
 			if s.RequestURL().String() != "ws://example.com/chat" || s.Request().Method != "GET" {
@@ -263,7 +263,7 @@ func TestOpeningHandshake(t *testing.T) {
 			if s.RemoteAddr().String() != conn.LocalAddr().String() || s.LocalAddr().String() != conn.RemoteAddr().String() || s.Request().RemoteAddr != conn.LocalAddr().String() {
 				t.Errorf("addresses %v %v %v", s.RemoteAddr(), s.LocalAddr(), s.Request().RemoteAddr)
 			}
-			if s.Gorilla() == nil || s.NetConn().RemoteAddr().String() != s.RemoteAddr().String() {
+			if s.UnderlyingConn().RemoteAddr().String() != s.RemoteAddr().String() {
 				t.Error("no way to the connection underneath")
 			}
 		})
@@ -768,7 +768,7 @@ func TestSockets(t *testing.T) {
 			dialPipe(t, h)
 		}
 		n := 0
-		for s := range h.Sockets(t.Context()) {
+		for s := range h.Incoming(t.Context()) {
 			s.Abort()
 			if n++; n == 2 {
 				break
@@ -778,7 +778,7 @@ func TestSockets(t *testing.T) {
 			t.Errorf("%d pending", h.Pending())
 		}
 		h.Close()
-		for range h.Sockets(t.Context()) {
+		for range h.Incoming(t.Context()) {
 			t.Error("a socket from a closed handler")
 		}
 	})
@@ -1027,7 +1027,7 @@ func TestConnectionsWithoutDeadlines(t *testing.T) {
 	}
 	s := accept(t, h)
 	time.Sleep(100 * time.Millisecond)
-	if s.State() != Open {
+	if s.State() != StateOpen {
 		t.Error("the handshake's timeout ended the socket")
 	}
 	_, silent := net.Pipe()

@@ -304,7 +304,7 @@ func TestHTTP2Ends(t *testing.T) {
 				if taken == "read" {
 					go echo(t.Context(), s)
 				} else {
-					s.Listen(Events{Message: func(s *Socket, t MessageType, p []byte) { s.Post(t, p) }})
+					s.Handle(Events{Message: func(s *Socket, t MessageType, p []byte) { s.TryWrite(t, p) }})
 				}
 				echoed(t, c, "hello")
 				test.end(t, c, s)
@@ -469,8 +469,8 @@ func TestHTTP2Upgrade(t *testing.T) {
 	h := closeHandler(t, &Handler{})
 	for name, use := range map[string]func(s *Socket){
 		"Close":  func(s *Socket) { echo(background, s); s.Close(CloseNormalClosure, "") },
-		"Abort":  func(s *Socket) { s.Read(background); s.Post(Text, make([]byte, 10000)); s.Abort(); <-s.Done() },
-		"Events": func(s *Socket) { s.Listen(Events{}); s.Close(CloseNormalClosure, ""); <-s.Done() },
+		"Abort":  func(s *Socket) { s.Read(background); s.TryWrite(Text, make([]byte, 10000)); s.Abort(); <-s.Done() },
+		"Events": func(s *Socket) { s.Handle(Events{}); s.Close(CloseNormalClosure, ""); <-s.Done() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			var writers sync.WaitGroup
@@ -729,7 +729,7 @@ func TestHTTP2StalledConnection(t *testing.T) {
 	first.Abort()
 	second.Abort()
 	<-first.Done()
-	if st := h.Stats(); st.Open != 0 || st.Pending != 0 || first.State() != Closed {
+	if st := h.Stats(); st.Open != 0 || st.Pending != 0 || first.State() != StateClosed {
 		t.Error(st)
 	}
 	if d := time.Since(begin); d > 500*time.Millisecond {
@@ -755,8 +755,8 @@ func TestHTTP2DoneWaitsForTheAnswer(t *testing.T) {
 			return
 		}
 		go s.Read(background) // the peer's close frame
-		for s.State() == Open {
-			s.Post(Text, make([]byte, 15000))
+		for s.State() == StateOpen {
+			s.TryWrite(Text, make([]byte, 15000))
 		}
 		<-s.Done()
 		if n := watched.writing.Load(); n != 0 {
@@ -832,7 +832,7 @@ func TestHTTP2Retire(t *testing.T) {
 	shut := make(chan error, 1)
 	go func() { shut <- srv.Shutdown(t.Context()) }()
 	time.Sleep(20 * time.Millisecond)
-	if err := h.Retire(t.Context(), 200*time.Millisecond); err != nil {
+	if err := h.Drain(t.Context(), 200*time.Millisecond); err != nil {
 		t.Error(err)
 	}
 	clients.Wait()

@@ -71,7 +71,7 @@ func (p *pool) fill(s *Socket) bool {
 	switch {
 	case p.closed:
 		return false
-	case s.State() == Closed: // and will not be dropped any more
+	case s.State() == StateClosed: // and will not be dropped any more
 	case len(p.takers) > 0:
 		p.takers[0] <- s // has room for one
 		p.takers = slices.Delete(p.takers, 0, 1)

@@ -349,7 +349,7 @@ func TestPoolTakesNoSocketThatHasEnded(t *testing.T) {
 	p.limit(1)
 	p.reserve()
 	ended := new(Socket)
-	ended.state.Store(int32(Closed))
+	ended.state.Store(int32(StateClosed))
 	if !p.fill(ended) || p.len() != 0 || !p.reserve() {
 		t.Error("an ended socket has a place")
 	}

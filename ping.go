@@ -141,7 +141,7 @@ func (m millis) reached(d time.Duration) bool { return time.Duration(m)*time.Mil
 
 // sweep looks after the socket, elapsed after the last time.
 func (s *Socket) sweep(elapsed time.Duration) {
-	if s.State() == Closed || s.endIfGone(false) {
+	if s.State() == StateClosed || s.endIfGone(false) {
 		return
 	}
 	if s.config.pingInterval > 0 {

@@ -120,7 +120,7 @@ func TestKeepaliveKeepsQuietSocketsAlive(t *testing.T) {
 		go c.ReadMessage()
 		go s.Read(context.Background())
 		time.Sleep(10 * time.Minute)
-		if s.State() != Open || pings.Load() < 10 || pings.Load() > 20 {
+		if s.State() != StateOpen || pings.Load() < 10 || pings.Load() > 20 {
 			t.Errorf("%v after %d pings", s.State(), pings.Load())
 		}
 		s.Abort()
@@ -148,13 +148,13 @@ func TestSocketThatNobodyReadsIsNotCalledDead(t *testing.T) {
 		c, s := connectPipe(t, h)
 		go c.ReadMessage() // answers the ping, but the pong is not taken
 		time.Sleep(time.Hour)
-		if s.State() != Open {
+		if s.State() != StateOpen {
 			t.Fatal(s.Err())
 		}
 		// A reader that comes late gets the whole of PongTimeout.
 		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 		defer cancel()
-		if _, _, err := s.Read(ctx); err != context.DeadlineExceeded || s.State() != Open {
+		if _, _, err := s.Read(ctx); err != context.DeadlineExceeded || s.State() != StateOpen {
 			t.Error(err)
 		}
 		s.Abort()
@@ -169,7 +169,7 @@ func TestNegativePingIntervalIsNone(t *testing.T) {
 		go c.ReadMessage()
 		go s.Read(context.Background())
 		time.Sleep(24 * time.Hour)
-		if s.State() != Open {
+		if s.State() != StateOpen {
 			t.Error(s.Err())
 		}
 		s.Abort()

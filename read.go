@@ -65,13 +65,13 @@ func (s *Socket) Reader(ctx context.Context) (MessageType, io.Reader, error) {
 // lockRead takes the reading side.
 func (s *Socket) lockRead(ctx context.Context) error {
 	if s.reading.CompareAndSwap(false, true) {
-		if s.State() == Closed {
+		if s.State() == StateClosed {
 			s.unlockRead()
 			return s.Err()
 		}
 		return nil
 	}
-	if s.State() == Open {
+	if s.State() == StateOpen {
 		return ErrReading
 	}
 	// Close has the reading side, to wait for the peer's close frame.
@@ -92,11 +92,11 @@ func (s *Socket) unlockRead() {
 // afterRead does what is left to do on the reading side of a socket that is closing or closed, if nobody has that side.
 func (s *Socket) afterRead() {
 	switch s.State() {
-	case Closing:
+	case StateClosing:
 		if s.reading.CompareAndSwap(false, true) {
 			go s.drain()
 		}
-	case Closed:
+	case StateClosed:
 		if s.reading.CompareAndSwap(false, true) {
 			s.message = nil
 			s.wire.Forget()

@@ -369,30 +369,10 @@ func TestReaderEndsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestProgramsCanReadThroughGorilla(t *testing.T) {
-	h := closeHandler(t, &Handler{})
-	c, s := connectTCP(t, h)
-	c.WriteMessage(websocket.TextMessage, []byte("one"))
-	c.WriteMessage(websocket.TextMessage, []byte("two"))
-	for _, want := range []string{"one", "two"} {
-		if _, p, err := s.Gorilla().ReadMessage(); err != nil || string(p) != want {
-			t.Error(string(p), err)
-		}
-	}
-	s.Gorilla().WriteMessage(websocket.TextMessage, []byte("three"))
-	if _, p, err := c.ReadMessage(); err != nil || string(p) != "three" {
-		t.Error(string(p), err)
-	}
-	s.Gorilla().SetReadDeadline(time.Now().Add(time.Millisecond))
-	if _, _, err := s.Gorilla().ReadMessage(); err == nil {
-		t.Error("the read deadline was ignored")
-	}
-}
-
 func TestStrings(t *testing.T) {
 	for got, want := range map[string]string{
 		Text.String(): "text", Binary.String(): "binary", MessageType(9).String(): "invalid message type",
-		Open.String(): "open", Closed.String(): "closed", State(9).String(): "invalid state",
+		StateOpen.String(): "open", StateClosed.String(): "closed", State(9).String(): "invalid state",
 		(&TLSError{Err: io.EOF}).Error():                      "foyer: TLS handshake with <nil>: EOF",
 		(&AcceptError{Err: io.EOF}).Error():                   "foyer: accept: EOF",
 		(&HandshakeError{Status: 403, Reason: "No."}).Error(): "foyer: handshake refused with status 403: No.",
@@ -451,7 +431,7 @@ func TestFinalDeflateBlock(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if _, _, err := s.Read(ctx); err != context.DeadlineExceeded || s.State() != Open {
+	if _, _, err := s.Read(ctx); err != context.DeadlineExceeded || s.State() != StateOpen {
 		t.Error(err)
 	}
 	code, err := violation(t, &Handler{Compression: true}, "permessage-deflate", frame(0x41, final("Hello")), frame(0x80, "\x00"))
@@ -486,7 +466,7 @@ func TestTimeoutsOfOtherKinds(t *testing.T) {
 	s := accept(t, h)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if _, _, err := s.Read(ctx); err != context.DeadlineExceeded || s.State() != Open {
+	if _, _, err := s.Read(ctx); err != context.DeadlineExceeded || s.State() != StateOpen {
 		t.Error(err)
 	}
 }

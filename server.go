@@ -334,14 +334,14 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return errors.Join(s.Handler.Shutdown(ctx), err)
 }
 
-// Retire closes the listener and then the Handler, as Handler.Retire does. Connections that were accepted before are served, if
+// Drain closes the listener and then the Handler, as Handler.Drain does. Connections that were accepted before are served, if
 // their handshake is over in that time. Where another process listens on the same socket (see File), no client finds the door shut.
-func (s *Server) Retire(ctx context.Context, spread time.Duration) error {
+func (s *Server) Drain(ctx context.Context, spread time.Duration) error {
 	err := s.stopForGood()
 	if s.Handler == nil {
 		return err
 	}
-	return errors.Join(s.Handler.Retire(ctx, spread), err)
+	return errors.Join(s.Handler.Drain(ctx, spread), err)
 }
 
 // Close closes the listener and then the Handler, as Handler.Close does.

@@ -325,7 +325,7 @@ func TestRetireTakesItsTime(t *testing.T) {
 			join()
 		}
 		time.AfterFunc(5500*time.Millisecond, join)
-		if err := h.Retire(t.Context(), 10*time.Second); err != nil {
+		if err := h.Drain(t.Context(), 10*time.Second); err != nil {
 			t.Error(err)
 		}
 		synctest.Wait()
@@ -348,13 +348,13 @@ func TestRetireOfAClosedHandler(t *testing.T) {
 		h := &Handler{}
 		begin := time.Now()
 		time.AfterFunc(time.Second, func() { h.Shutdown(t.Context()) })
-		if err := h.Retire(t.Context(), time.Hour); err != nil || time.Since(begin) != time.Second {
+		if err := h.Drain(t.Context(), time.Hour); err != nil || time.Since(begin) != time.Second {
 			t.Error(err, time.Since(begin))
 		}
-		if err := h.Retire(t.Context(), time.Hour); err != nil || time.Since(begin) != time.Second {
+		if err := h.Drain(t.Context(), time.Hour); err != nil || time.Since(begin) != time.Second {
 			t.Error(err, time.Since(begin))
 		}
-		if err := new(Handler).Retire(t.Context(), time.Minute); err != nil || time.Since(begin) != time.Second+time.Minute {
+		if err := new(Handler).Drain(t.Context(), time.Minute); err != nil || time.Since(begin) != time.Second+time.Minute {
 			t.Error(err, time.Since(begin))
 		}
 	})
@@ -369,7 +369,7 @@ func TestRetireInAHurry(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
 		begin := time.Now()
-		if err := h.Retire(ctx, time.Hour); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != 3*time.Second {
+		if err := h.Drain(ctx, time.Hour); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != 3*time.Second {
 			t.Error(err, time.Since(begin))
 		}
 		<-s.Done()
@@ -380,7 +380,7 @@ func TestRetireInAHurry(t *testing.T) {
 // A connection that a paused Server has accepted is served when it retires.
 func TestServerRetires(t *testing.T) {
 	s := &Server{Handler: &Handler{}}
-	if err := s.Retire(t.Context(), 0); !errors.Is(err, ErrNotListening) {
+	if err := s.Drain(t.Context(), 0); !errors.Is(err, ErrNotListening) {
 		t.Error(err)
 	}
 	s = &Server{Handler: &Handler{}}
@@ -391,7 +391,7 @@ func TestServerRetires(t *testing.T) {
 	conn := dialTCP(t, s.Addr().String())
 	time.Sleep(20 * time.Millisecond) // until it was accepted
 	retired := make(chan error)
-	go func() { retired <- s.Retire(t.Context(), 200*time.Millisecond) }()
+	go func() { retired <- s.Drain(t.Context(), 200*time.Millisecond) }()
 	resp, br := ask(t, conn, handshakeRequest())
 	if resp.StatusCode != 101 {
 		t.Fatal(resp)

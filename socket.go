@@ -40,19 +40,19 @@ type State int32
 
 // The states of a Socket, in order; none is returned to.
 const (
-	Open    State = iota // messages go both ways
-	Closing              // a close frame was sent or received
-	Closed               // the end
+	StateOpen    State = iota // messages go both ways
+	StateClosing              // a close frame was sent or received
+	StateClosed               // the end
 )
 
 // String returns "open", "closing" or "closed".
 func (s State) String() string {
 	switch s {
-	case Open:
+	case StateOpen:
 		return "open"
-	case Closing:
+	case StateClosing:
 		return "closing"
-	case Closed:
+	case StateClosed:
 		return "closed"
 	}
 	return "invalid state"
@@ -222,16 +222,11 @@ func (s *Socket) LocalAddr() net.Addr { return s.wire.LocalAddr() }
 // RemoteAddr returns the address of the other end of the connection, which may be that of a proxy.
 func (s *Socket) RemoteAddr() net.Addr { return s.wire.RemoteAddr() }
 
-// NetConn returns the connection that carries the socket, to look at it or to tune it. Reading, writing or closing it
+// UnderlyingConn returns the connection that carries the socket, to look at it or to tune it. Reading, writing or closing it
 // breaks the socket, and so do deadlines; use Abort to end it. On Linux, where a socket waits for its descriptor itself,
 // the connection of a TCP or Unix socket is made anew at the first call and shares the system's socket: closing it ends
 // nothing.
-func (s *Socket) NetConn() net.Conn { return s.wire.NetConn() }
-
-// Gorilla returns the gorilla Conn that builds and parses this socket's frames, for programs that move over to foyer
-// step by step. Control frames do not reach its handlers, its deadlines have no effect on writes, and while the program
-// reads or writes through it, it must not do so through the Socket.
-func (s *Socket) Gorilla() *websocket.Conn { return s.engine() }
+func (s *Socket) UnderlyingConn() net.Conn { return s.wire.NetConn() }
 
 // traffic returns what went through the socket so far.
 func (s *Socket) traffic() traffic {

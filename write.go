@@ -30,10 +30,10 @@ func (s *Socket) SendBinary(ctx context.Context, p []byte) error {
 	return s.send(ctx, Binary, p, stream)
 }
 
-// Post sends p as one message without ever waiting. Where Write would wait, because MaxWriteBuffer bytes are waiting
-// for the peer or a Writer is open, Post sends nothing and returns ErrWriteBufferFull. p is the caller's again when Post
+// TryWrite sends p as one message without ever waiting. Where Write would wait, because MaxWriteBuffer bytes are waiting
+// for the peer or a Writer is open, TryWrite sends nothing and returns ErrWriteBufferFull. p is the caller's again when TryWrite
 // returns.
-func (s *Socket) Post(t MessageType, p []byte) error {
+func (s *Socket) TryWrite(t MessageType, p []byte) error {
 	return s.send(background, t, p, post)
 }
 
@@ -157,7 +157,7 @@ func (s *Socket) lockWrite(ctx context.Context, t MessageType, n int, wait bool)
 			return err
 		}
 		s.writeMu.Lock()
-		if s.State() != Open {
+		if s.State() != StateOpen {
 			s.writeMu.Unlock()
 			return s.closedError()
 		}
@@ -238,7 +238,7 @@ func (w *messageWriter) write(p []byte) error {
 			return w.failed(err)
 		}
 	}
-	if s.State() != Open {
+	if s.State() != StateOpen {
 		return s.closedError()
 	}
 	s.wire.Hold()
@@ -280,7 +280,7 @@ func (w *messageWriter) Close() error {
 
 // failed breaks the connection if it was not broken before: the peer has half of a message.
 func (w *messageWriter) failed(err error) error {
-	if w.socket.State() == Open {
+	if w.socket.State() == StateOpen {
 		w.socket.abort(err)
 	}
 	return w.socket.writeError(err)
@@ -288,7 +288,7 @@ func (w *messageWriter) failed(err error) error {
 
 // writeError returns the error of a write: how the socket ended, if it did.
 func (s *Socket) writeError(err error) error {
-	if err == websocket.ErrCloseSent || s.State() != Open {
+	if err == websocket.ErrCloseSent || s.State() != StateOpen {
 		return s.closedError()
 	}
 	return err
@@ -308,7 +308,7 @@ func (s *Socket) writeControl(opcode int, payload []byte) error {
 	defer s.wire.Release()
 	s.writeMu.Lock() // a frame may go to the wire in two pieces
 	defer s.writeMu.Unlock()
-	if s.State() != Open {
+	if s.State() != StateOpen {
 		return websocket.ErrCloseSent
 	}
 	if s.streaming == nil {

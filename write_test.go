@@ -121,7 +121,7 @@ func TestConcurrentWritersDoNotMix(t *testing.T) {
 				case 0:
 					err = s.Write(t.Context(), Binary, m)
 				case 1:
-					for err = s.Post(Binary, m); err == ErrWriteBufferFull; err = s.Post(Binary, m) {
+					for err = s.TryWrite(Binary, m); err == ErrWriteBufferFull; err = s.TryWrite(Binary, m) {
 						time.Sleep(time.Millisecond)
 					}
 				case 2:
@@ -165,9 +165,9 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 		_, s := connectPipe(t, h)
 		message := make([]byte, 1000)
 		n := 0
-		for ; s.Post(Binary, message) == nil; n++ {
+		for ; s.TryWrite(Binary, message) == nil; n++ {
 		}
-		if s.Post(Binary, message) != ErrWriteBufferFull || n < 8 || n > 10 {
+		if s.TryWrite(Binary, message) != ErrWriteBufferFull || n < 8 || n > 10 {
 			t.Errorf("%d messages were taken", n)
 		}
 		if waiting := s.BytesToWrite(); waiting < 8000 || waiting > 10000 {
@@ -175,7 +175,7 @@ func TestPeerThatDoesNotRead(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := s.Write(ctx, Binary, message); err != context.DeadlineExceeded || s.State() != Open {
+		if err := s.Write(ctx, Binary, message); err != context.DeadlineExceeded || s.State() != StateOpen {
 			t.Errorf("Write: %v", err)
 		}
 		if err := s.Flush(ctx); err != context.DeadlineExceeded {
@@ -227,7 +227,7 @@ func TestLongMessageThatIsCancelledBreaksTheConnection(t *testing.T) {
 			long := make([]byte, 64<<20)
 			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 			defer cancel()
-			if err := s.Write(ctx, Binary, long); !errors.Is(err, context.DeadlineExceeded) || s.State() != Closed {
+			if err := s.Write(ctx, Binary, long); !errors.Is(err, context.DeadlineExceeded) || s.State() != StateClosed {
 				t.Error(err)
 			}
 		})
@@ -238,7 +238,7 @@ func TestPostNeverKeepsTheCallersMemory(t *testing.T) {
 	h := closeHandler(t, &Handler{MaxWriteBuffer: 64 << 20})
 	c, s := connectTCP(t, h)
 	p := bytes.Repeat([]byte("a"), 8<<20)
-	if err := s.Post(Binary, p); err != nil {
+	if err := s.TryWrite(Binary, p); err != nil {
 		t.Fatal(err)
 	}
 	clear(p)
@@ -254,7 +254,7 @@ func TestWriter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Post(Text, nil); err != ErrWriteBufferFull {
+	if err := s.TryWrite(Text, nil); err != ErrWriteBufferFull {
 		t.Errorf("Post while a Writer is open: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
@@ -397,8 +397,8 @@ func TestLongMessagesStayWhole(t *testing.T) {
 			for i, write := range []func([]byte) error{
 				func(p []byte) error { return s.Write(t.Context(), Binary, p) },
 				func(p []byte) error { return s.Write(t.Context(), Binary, p) },
-				func(p []byte) error { return s.Post(Binary, p) },
-				func(p []byte) error { return s.Post(Binary, p) },
+				func(p []byte) error { return s.TryWrite(Binary, p) },
+				func(p []byte) error { return s.TryWrite(Binary, p) },
 			} {
 				go func() {
 					p := make([]byte, 40000+50000*i)
@@ -439,7 +439,7 @@ func TestWriterEndsWithItsContext(t *testing.T) {
 		}
 		w.Write([]byte("a"))
 		cancel()
-		if err := end(w); !errors.Is(err, context.Canceled) || s.State() != Closed {
+		if err := end(w); !errors.Is(err, context.Canceled) || s.State() != StateClosed {
 			t.Error(err, s.State())
 		}
 	}
@@ -473,7 +473,7 @@ func (c *endsLater) Err() error {
 func TestShortMessageThatBeganIsFinished(t *testing.T) {
 	h := closeHandler(t, &Handler{OutgoingFrameSize: 100})
 	c, s := connectTCP(t, h)
-	if err := s.Write(&endsLater{Context: t.Context()}, Binary, make([]byte, 1000)); err != nil || s.State() != Open {
+	if err := s.Write(&endsLater{Context: t.Context()}, Binary, make([]byte, 1000)); err != nil || s.State() != StateOpen {
 		t.Error(err, s.State())
 	}
 	if _, p, err := c.ReadMessage(); err != nil || len(p) != 1000 {
@@ -603,7 +603,7 @@ func TestCompressionThreshold(t *testing.T) {
 			p := text.String()[:test.size]
 			send := map[string]func(){
 				"Write":     func() { s.Write(t.Context(), Text, []byte(p)) },
-				"Post":      func() { s.Post(Text, []byte(p)) },
+				"Post":      func() { s.TryWrite(Text, []byte(p)) },
 				"Broadcast": func() { Broadcast(slices.Values([]*Socket{s}), Text, []byte(p)) },
 			}
 			if test.writer {

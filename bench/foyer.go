@@ -63,13 +63,13 @@ func listenAndServe(h *foyer.Handler, o options) error {
 func echoEvents(h *foyer.Handler) {
 	var all foyerRoom
 	echo := &foyer.Events{Message: func(s *foyer.Socket, t foyer.MessageType, p []byte) { s.Write(context.Background(), t, p) }}
-	for s := range h.Sockets(context.Background()) {
+	for s := range h.Incoming(context.Background()) {
 		if s.Request().URL.Path != "/broadcast" {
-			s.Listen(*echo)
+			s.Handle(*echo)
 			continue
 		}
 		all.join(s)
-		s.Listen(foyer.Events{
+		s.Handle(foyer.Events{
 			Message: func(_ *foyer.Socket, t foyer.MessageType, p []byte) { all.send(t, p) },
 			Closed:  func(s *foyer.Socket, _ foyer.CloseCode, _ string) { all.leave(s) },
 		})

@@ -106,8 +106,8 @@ func TestNetwork(t *testing.T) {
 	h := &foyer.Handler{PingInterval: 200 * time.Millisecond, PongTimeout: time.Second}
 	t.Cleanup(func() { h.Close() })
 	go func() {
-		for s := range h.Sockets(context.Background()) {
-			s.Listen(foyer.Events{
+		for s := range h.Incoming(context.Background()) {
+			s.Handle(foyer.Events{
 				Message: func(s *foyer.Socket, t foyer.MessageType, p []byte) { s.Write(context.Background(), t, p) },
 				Closed:  func(s *foyer.Socket, _ foyer.CloseCode, _ string) { ends <- s.Err() },
 			})
@@ -139,7 +139,7 @@ func TestNetwork(t *testing.T) {
 	begin := time.Now()
 	go c.pull(t, 4*time.Second)
 	time.Sleep(200 * time.Millisecond)
-	s.Post(foyer.Text, []byte("into the void"))
+	s.TryWrite(foyer.Text, []byte("into the void"))
 	if _, _, err := s.Read(shortly(t)); !errors.Is(err, foyer.ErrPingTimeout) {
 		t.Errorf("client: %v", err)
 	}

@@ -163,7 +163,7 @@ func TestQtClient(t *testing.T) {
 				t.Fatal(err)
 			}
 			pongs := make(chan string, 10)
-			s.Listen(foyer.Events{
+			s.Handle(foyer.Events{
 				Message: func(s *foyer.Socket, typ foyer.MessageType, p []byte) { s.Write(context.Background(), typ, p) },
 				Pong:    func(_ *foyer.Socket, _ time.Duration, p []byte) { pongs <- string(p) },
 			})

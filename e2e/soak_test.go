@@ -87,9 +87,9 @@ func serveLedger(t *testing.T) (*ledger, *foyer.Handler, string) {
 	l := &ledger{received: make(map[int]int64), ended: make(map[int]int)}
 	h := &foyer.Handler{MaxPending: -1, MaxWriteBuffer: 256 << 10}
 	go func() {
-		for s := range h.Sockets(context.Background()) {
+		for s := range h.Incoming(context.Background()) {
 			if number(s)%2 == 0 {
-				s.Listen(l.events(s))
+				s.Handle(l.events(s))
 			} else {
 				go l.read(s)
 			}
@@ -272,8 +272,8 @@ func TestChurn(t *testing.T) {
 	h := &foyer.Handler{MaxPending: -1}
 	var ended atomic.Int64
 	go func() {
-		for s := range h.Sockets(context.Background()) {
-			s.Listen(foyer.Events{
+		for s := range h.Incoming(context.Background()) {
+			s.Handle(foyer.Events{
 				Message: func(s *foyer.Socket, typ foyer.MessageType, p []byte) {
 					if string(p) == "close" {
 						s.Close(4000, "")

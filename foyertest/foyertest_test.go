@@ -117,7 +117,7 @@ func TestKeepaliveOnFakeTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, server := foyertest.Pair(t, &foyer.Handler{})
 		pongs := 0
-		server.Listen(foyer.Events{Pong: func(*foyer.Socket, time.Duration, []byte) { pongs++ }})
+		server.Handle(foyer.Events{Pong: func(*foyer.Socket, time.Duration, []byte) { pongs++ }})
 		ctx, stop := context.WithCancel(t.Context())
 		go client.Read(ctx)
 		time.Sleep(24 * time.Hour)

@@ -218,7 +218,7 @@ func TestBehindChiMiddleware(t *testing.T) {
 				t.Fatal(err)
 			}
 			time.Sleep(100 * time.Millisecond) // past the Timeout of the request
-			if s.State() != foyer.Open || s.Request().Context().Err() != nil || chimiddleware.GetReqID(s.Request().Context()) == "" {
+			if s.State() != foyer.StateOpen || s.Request().Context().Err() != nil || chimiddleware.GetReqID(s.Request().Context()) == "" {
 				t.Error(s.State(), s.Request().Context().Err())
 			}
 		})

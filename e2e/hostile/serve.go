@@ -57,11 +57,11 @@ func serve(args []string) error {
 	news := &room{sockets: make(map[*foyer.Socket]struct{})}
 	go news.tell()
 	go func() {
-		for s := range h.Sockets(context.Background()) {
+		for s := range h.Incoming(context.Background()) {
 			if s.Request().URL.Path == "/news" {
 				news.join(s)
 			}
-			s.Listen(foyer.Events{
+			s.Handle(foyer.Events{
 				Message: func(s *foyer.Socket, t foyer.MessageType, p []byte) { s.Write(context.Background(), t, p) },
 				Closed:  func(s *foyer.Socket, _ foyer.CloseCode, _ string) { news.leave(s) },
 			})

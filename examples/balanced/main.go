@@ -79,7 +79,7 @@ func (s *server) end(grace, spread time.Duration) error {
 	defer cancel()
 	shut := make(chan error, 1)
 	go func() { shut <- s.web.Shutdown(ctx) }() // over HTTP/2 this waits for the sockets, and tells clients to leave
-	return errors.Join(s.sockets.Retire(ctx, spread), <-shut)
+	return errors.Join(s.sockets.Drain(ctx, spread), <-shut)
 }
 
 // greet tells the client its address, and then echoes.

@@ -71,7 +71,7 @@ func TestReadinessGoesRedFirst(t *testing.T) {
 	}
 	late, _ := dial(t, url, "") // sent here before the balancer saw it
 	for _, socket := range []*foyer.Socket{early, late} {
-		if socket.SendText(t.Context(), "hello"); socket.State() != foyer.Open {
+		if socket.SendText(t.Context(), "hello"); socket.State() != foyer.StateOpen {
 			t.Error(socket.Err())
 		}
 		if _, p, err := socket.Read(t.Context()); err != nil || string(p) != "hello" {

@@ -92,7 +92,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	if *frames {
 		events.Frame = c.frame
 	}
-	s.Listen(events)
+	s.Handle(events)
 
 	lines := make(chan string)
 	go func() {

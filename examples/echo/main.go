@@ -211,8 +211,8 @@ func (e *echo) closed(s *foyer.Socket, code foyer.CloseCode, reason string) {
 
 // listen serves each socket with callbacks.
 func (e *echo) listen(h *foyer.Handler) {
-	for s := range h.Sockets(context.Background()) {
-		s.Listen(e.callbacks(s))
+	for s := range h.Incoming(context.Background()) {
+		s.Handle(e.callbacks(s))
 	}
 }
 

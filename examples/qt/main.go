@@ -39,7 +39,7 @@ func newEchoServer(ctx context.Context, port int, debug bool) (*echoServer, erro
 		log.Println("Echo server listening on port", e.server.Port())
 	}
 	go func() { // connect(newConnection, onNewConnection)
-		for s := range e.handler.Sockets(ctx) {
+		for s := range e.handler.Incoming(ctx) {
 			e.onNewConnection(s)
 		}
 	}()
@@ -55,7 +55,7 @@ func (e *echoServer) onNewConnection(s *foyer.Socket) { // nextPendingConnection
 	e.mu.Lock()
 	e.clients[s] = struct{}{} // m_clients << pSocket
 	e.mu.Unlock()
-	s.Listen(foyer.Events{
+	s.Handle(foyer.Events{
 		Message: e.processMessage,     // connect(textMessageReceived), connect(binaryMessageReceived)
 		Closed:  e.socketDisconnected, // connect(disconnected)
 	})

@@ -56,7 +56,7 @@ func main() {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), *spread+10*time.Second)
 		defer cancel()
-		log.Println("retired:", s.Retire(ctx, *spread))
+		log.Println("retired:", s.Drain(ctx, *spread))
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)

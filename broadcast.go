@@ -6,18 +6,33 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// Broadcast posts p as one message to each of sockets, encoded once for all of them. It never waits: a socket that
-// cannot take the message at once, because it is closed or its write buffer is full, counts as dropped.
-func Broadcast(sockets iter.Seq[*Socket], t MessageType, p []byte) (sent, dropped int) {
+// A Dropped is a socket that a message was not sent to, and why.
+type Dropped struct {
+	Socket *Socket
+	Err    error // ErrWriteBufferFull, ErrWriterOpen, ErrMessageTooBig, or the *CloseError of a socket that has ended
+}
+
+// Broadcast sends p as one message to each of sockets, encoded once for all of them, as [Socket.TryWrite] does: it never
+// waits. It returns the sockets that could not take the message, nil if all could. What to do about them is for the
+// program to say: a client that reads too slowly may miss a message, or be disconnected. p is the caller's again when
+// Broadcast returns.
+//
+//	for _, d := range foyer.Broadcast(h.Sockets(), foyer.Text, news) {
+//		d.Socket.Close(foyer.CloseTryAgainLater, "too slow")
+//	}
+func Broadcast(sockets iter.Seq[*Socket], t MessageType, p []byte) []Dropped {
+	var dropped []Dropped
 	prepared, err := websocket.NewPreparedMessage(int(t), p)
 	for s := range sockets {
-		if err == nil && s.post(t, p, prepared) == nil {
-			sent++
-		} else {
-			dropped++
+		failed := err
+		if failed == nil {
+			failed = s.post(t, p, prepared)
+		}
+		if failed != nil {
+			dropped = append(dropped, Dropped{s, failed})
 		}
 	}
-	return sent, dropped
+	return dropped
 }
 
 // post posts a prepared message, of type t and with payload p.

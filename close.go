@@ -20,26 +20,20 @@ var noDeadline time.Time
 // maxReason is how many bytes of reason fit into a close frame behind the code, RFC 6455 section 5.5.
 const maxReason = 123
 
-// Close performs the close handshake (RFC 6455 section 7.1.2): it sends code and reason after everything that was
-// written before, waits for the peer's answer and closes the connection. Where no goroutine reads from the socket it
-// reads itself, and drops what it finds. When the peer does not answer within CloseTimeout the connection is cut and an
-// error returned. When the socket is closing already, Close waits for that instead. A socket that listens (see
-// [Socket.Handle]) goes through all that by itself: Close returns at once.
+// Close begins the close handshake (RFC 6455 section 7.1.2) and returns at once: code and reason are sent after everything
+// that was written before, and the socket ends when the peer has answered, or after CloseTimeout. Messages that come until
+// then are dropped. [Socket.Done] and [Socket.Err] tell when and how it has ended; a program that exits should wait for
+// Done. On a socket that is closing or closed already, Close does nothing.
 //
-// code must be one that may be sent: 1000 to 1003, 1007 to 1014, or 3000 to 4999; otherwise nothing is done and an error
-// returned. A reason over 123 bytes is cut at the end of a character.
+// Codes that may be sent are 1000 to 1003, 1007 to 1014, and 3000 to 4999. CloseNoStatusReceived sends a close frame
+// without a code, so that what a peer's close frame said can be passed on. Any other code is an error, and closes the
+// socket with CloseInternalServerErr. A reason over 123 bytes is cut at the end of a character.
 func (s *Socket) Close(code CloseCode, reason string) error {
-	if !code.sendable() {
-		return fmt.Errorf("foyer: close code %v may not be sent (RFC 6455 section 7.4)", code)
+	if !code.sendable() && code != CloseNoStatusReceived {
+		s.beginClose(CloseInternalServerErr, "")
+		return fmt.Errorf("foyer: close code %v may not be sent (RFC 6455 section 7.4); 1011 was sent instead", code)
 	}
 	s.beginClose(code, reason)
-	if s.events.Load() != nil {
-		return nil
-	}
-	<-s.Done()
-	if e := s.end(); e.Err != nil {
-		return e
-	}
 	return nil
 }
 
@@ -52,7 +46,7 @@ func (s *Socket) Abort() error {
 
 // abort cuts the connection because of cause.
 func (s *Socket) abort(cause error) {
-	s.finish(&CloseError{Code: CloseAbnormalClosure, Err: cause}, cut)
+	s.finish(&CloseError{Code: CloseAbnormalClosure, Err: cause, socket: s}, cut)
 }
 
 // beginClose starts a close handshake from this side and does not wait for its end.
@@ -130,7 +124,7 @@ func (s *Socket) drain() {
 func (s *Socket) peerClosed(code CloseCode, reason string) {
 	s.wire.Unwatch() // a context that ends with the socket must not cut its farewell short
 	s.warnReader()
-	end := s.decided(&CloseError{Code: code, Reason: reason})
+	end := s.decided(&CloseError{Code: code, Reason: reason, socket: s})
 	s.beginClosing(code, "")
 	s.wire.Scatter()
 	s.finish(end, answered)
@@ -145,7 +139,7 @@ func (s *Socket) violated(broken *wire.ProtocolError) error {
 	}
 	s.wire.Unwatch()
 	s.warnReader()
-	end := s.decided(&CloseError{Code: code, Reason: broken.Reason, Err: cause})
+	end := s.decided(&CloseError{Code: code, Reason: broken.Reason, Err: cause, socket: s})
 	s.beginClosing(code, broken.Reason)
 	s.finish(end, farewell)
 	return s.Err()
@@ -187,14 +181,14 @@ func (s *Socket) finish(e *CloseError, how ending) {
 		close(p.pong)
 	}
 	s.pings = nil
-	cancel, done := s.cancel, s.done
+	cancels, done := s.takeCancels(), s.done
 	s.mu.Unlock()
 
 	if s.config.pool != nil {
 		s.config.pool.drop(s)
 	}
 	s.config.registry.countEnd(e.Code)
-	if cancel != nil {
+	for _, cancel := range cancels {
 		cancel(e)
 	}
 	if how == farewell || how == answered && !(s.server && s.wire.Done()) {

@@ -99,7 +99,7 @@ func TestCloseHandshake(t *testing.T) {
 				_, _, err := c.ReadMessage()
 				client <- err
 			}()
-			if err := s.Close(4001, "enough"); err != nil {
+			if err := closeAndWait(s, 4001, "enough"); err != nil {
 				t.Error(err)
 			}
 			var got *websocket.CloseError
@@ -113,7 +113,7 @@ func TestCloseHandshake(t *testing.T) {
 				t.Error(s.State(), s.Err())
 			}
 			for name, err := range map[string]error{
-				"Write": s.Write(t.Context(), Text, nil), "Post": s.TryWrite(Text, nil), "Flush": s.Flush(t.Context()),
+				"Write": s.Write(t.Context(), Text, nil), "TryWrite": s.TryWrite(Text, nil), "Flush": s.Flush(t.Context()),
 				"Read":   func() error { _, _, err := s.Read(t.Context()); return err }(),
 				"Reader": func() error { _, _, err := s.Reader(t.Context()); return err }(),
 				"Writer": func() error { _, err := s.Writer(t.Context(), Text); return err }(),
@@ -150,7 +150,7 @@ func TestBothSidesCloseAtOnce(t *testing.T) {
 	_, br := ask(t, conn, handshakeRequest())
 	s := accept(t, h)
 	closed := make(chan error)
-	go func() { closed <- s.Close(4001, "") }()
+	go func() { closed <- closeAndWait(s, 4001, "") }()
 	var b [4]byte
 	io.ReadFull(br, b[:])
 	conn.Write(frame(0x88, "\x0f\xa2")) // 4002, as if it had crossed ours
@@ -171,7 +171,7 @@ func TestSilentPeerDoesNotHoldUpClose(t *testing.T) {
 				go s.Read(context.Background())
 			}
 			begin := time.Now()
-			err := s.Close(CloseNormalClosure, "")
+			err := closeAndWait(s, CloseNormalClosure, "")
 			if !errors.Is(err, os.ErrDeadlineExceeded) || s.CloseCode() != CloseAbnormalClosure || time.Since(begin) != 3*time.Second {
 				t.Error(err, time.Since(begin))
 			}
@@ -192,7 +192,7 @@ func TestReadHandsOverToClose(t *testing.T) {
 		}()
 		synctest.Wait()
 		closed := make(chan error)
-		go func() { closed <- s.Close(4000, "") }()
+		go func() { closed <- closeAndWait(s, 4000, "") }()
 		synctest.Wait()
 		c.WriteMessage(websocket.TextMessage, []byte("last"))
 		if got := <-read; got != "last" {
@@ -239,16 +239,61 @@ func TestAbort(t *testing.T) {
 	}
 }
 
+// A code that may not be sent is an error, and ends the socket all the same: a program that passes codes on leaks nothing.
 func TestCodesThatMayNotBeSent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := &Handler{}
-		_, s := connectPipe(t, h)
-		for _, code := range []CloseCode{-1, 0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 70000} {
-			if err := s.Close(code, ""); err == nil || s.State() != StateOpen {
+	for _, code := range []CloseCode{-1, 0, 999, 1004, 1006, 1015, 1016, 2999, 5000, 70000} {
+		synctest.Test(t, func(t *testing.T) {
+			h := &Handler{}
+			c, s := connectPipe(t, h)
+			answered := make(chan error)
+			go func() {
+				_, _, err := c.ReadMessage()
+				answered <- err
+			}()
+			if err := s.Close(code, "reason"); err == nil || s.State() != StateClosing {
 				t.Errorf("code %v: %v, %v", code, err, s.State())
 			}
+			if err := <-answered; !websocket.IsCloseError(err, 1011) {
+				t.Errorf("code %v: the client got %v", code, err)
+			}
+			<-s.Done()
+		})
+	}
+}
+
+// What a browser's close() without arguments sends can be passed on.
+func TestCloseWithoutACode(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	conn := dialTCP(t, serveRaw(t, h))
+	_, br := ask(t, conn, handshakeRequest())
+	s := accept(t, h)
+	if err := s.Close(CloseNoStatusReceived, "not sent"); err != nil {
+		t.Error(err)
+	}
+	var b [2]byte
+	if _, err := io.ReadFull(br, b[:]); err != nil || string(b[:]) != "\x88\x00" {
+		t.Errorf("%x %v", b, err)
+	}
+	conn.Write(frame(0x88, ""))
+	<-s.Done()
+	if end := s.end(); end.Code != CloseNoStatusReceived || end.Err != nil {
+		t.Error(end)
+	}
+}
+
+func TestCloseNeverWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, s := connectPipe(t, &Handler{})
+		begin := time.Now()
+		s.Close(CloseNormalClosure, "")
+		s.Close(CloseNormalClosure, "again")
+		if time.Since(begin) != 0 || s.State() != StateClosing {
+			t.Error(time.Since(begin), s.State())
 		}
-		s.Abort()
+		<-s.Done() // CloseTimeout
+		if err := s.Err(); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error(err)
+		}
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -40,8 +41,10 @@ type config struct {
 	pingInterval time.Duration // 0: no keepalive
 	pongTimeout  time.Duration
 	closeTimeout time.Duration
-	logger       *slog.Logger
+	logger       *slog.Logger // nil: slog.Default()
 	onError      func(error)
+	limiter      limiter
+	lastError    atomic.Pointer[error]
 
 	plain, deflated wire.Limits // without and with permessage-deflate
 	registry        *registry
@@ -106,25 +109,45 @@ func (c *config) tick() time.Duration {
 	return max(tick, time.Millisecond)
 }
 
-// report tells the program of an error that no call of its own returns.
+// report gives the program an error that no call of its own returns.
 func (c *config) report(err error) {
+	last := err
+	if refusal, ok := err.(*HandshakeError); ok {
+		kept := *refusal
+		kept.Request = nil
+		last = &kept
+	}
+	c.lastError.Store(&last)
 	if c.onError == nil {
 		return
 	}
 	defer func() {
-		if v := recover(); v != nil && c.logger != nil {
-			c.logger.Error("foyer: OnError panicked", "panic", v, "stack", string(debug.Stack()))
+		if v := recover(); v != nil {
+			c.logPanic("OnError", nil, &PanicError{Value: v, Stack: debug.Stack()})
 		}
 	}()
 	c.onError(err)
 }
 
-// reportPanic tells the program of a panic in one of its functions.
-func (c *config) reportPanic(v any) *PanicError {
-	err := &PanicError{Value: v, Stack: debug.Stack()}
-	if c.logger != nil {
-		c.logger.Error("foyer: panic in a socket's function", "panic", v, "stack", string(err.Stack))
+// last returns the error that was reported last.
+func (c *config) last() error {
+	if err := c.lastError.Load(); err != nil {
+		return *err
 	}
+	return nil
+}
+
+// reportPanic logs and reports a panic in one of the program's functions, which what names. s may be nil.
+func (c *config) reportPanic(what string, s *Socket, v any) {
+	err := &PanicError{Value: v, Stack: debug.Stack()}
+	c.logPanic(what, s, err)
 	c.report(err)
-	return err
+}
+
+func (c *config) logPanic(what string, s *Socket, err *PanicError) {
+	attrs := []slog.Attr{slog.String("in", what), slog.Any("panic", err.Value), slog.String("stack", string(err.Stack))}
+	if s != nil {
+		attrs = append(attrs, slog.String("remote", address(s.RemoteAddr())))
+	}
+	c.logLine(slog.LevelError, "panic in "+what, "foyer: panic", attrs...)
 }

@@ -76,11 +76,11 @@ type DialOptions struct {
 	Logger *slog.Logger
 }
 
-// Dial opens a socket to a ws or wss URL (RFC 6455 section 4.1). User and password in the URL are sent as basic
+// Dial opens a socket to a URL (RFC 6455 section 4.1), whose scheme is ws or http, or wss or https for TLS. User and password in the URL are sent as basic
 // authentication. The Socket is the program's, and must be closed.
 //
-// When the server or the proxy refuses, the error is a *HandshakeError with the status, and the answer is returned, too,
-// with at most the first KiB of its body, which need not be closed. Redirects are not followed: they are such a refusal.
+// When the server or the proxy refuses, the error is a *HandshakeError with the status and what the server says of it, and
+// the answer is returned, too, with at most the first KiB of its body, which need not be closed. Redirects are not followed: they are such a refusal.
 // A failed TLS handshake is a *TLSError, one that took longer than HandshakeTimeout is ErrHandshakeTimeout, and when ctx
 // ends the error is that of ctx. An answer that breaks a rule, or agrees to what was not offered, is a *HandshakeError with
 // status 101; so is one that agrees to compression and not to both sides going without context takeover. Of the head of an
@@ -123,9 +123,17 @@ func (o *DialOptions) request(target string) (*url.URL, http.Header, error) {
 		}
 		return nil, nil, fmt.Errorf("foyer: dial: malformed URL: %w", err)
 	}
+	switch u.Scheme {
+	case "http":
+		u.Scheme = "ws"
+	case "https":
+		u.Scheme = "wss"
+	}
 	switch {
 	case u.Scheme != "ws" && u.Scheme != "wss":
-		return nil, nil, fmt.Errorf("foyer: dial: the scheme of %q is not ws or wss", u.Redacted())
+		return nil, nil, fmt.Errorf("foyer: dial: the scheme %q is not ws, wss, http or https", u.Scheme)
+	case u.Opaque != "":
+		return nil, nil, errors.New("foyer: dial: malformed URL: no // behind the scheme") // there may be a password in it
 	case u.Hostname() == "":
 		return nil, nil, fmt.Errorf("foyer: dial: no host in %q", u.Redacted())
 	case strings.Contains(target, "#"):
@@ -148,6 +156,9 @@ func (o *DialOptions) request(target string) (*url.URL, http.Header, error) {
 		}
 	}
 	if o.Origin != "" {
+		if !httpguts.ValidHeaderFieldValue(o.Origin) {
+			return nil, nil, errors.New("foyer: dial: malformed Origin")
+		}
 		header.Set("Origin", o.Origin)
 	}
 	if u.User != nil {
@@ -217,7 +228,7 @@ func (c *config) containedMask(generate func() uint32) func() uint32 {
 	return func() (mask uint32) {
 		defer func() {
 			if v := recover(); v != nil {
-				c.reportPanic(v)
+				c.reportPanic("MaskGenerator", nil, v)
 				mask = wire.RandomMask()
 			}
 		}()
@@ -254,13 +265,15 @@ func (o *DialOptions) handshake(ctx context.Context, c *wire.Conn, cfg *config, 
 	case resp == nil:
 		return nil, nil, fmt.Errorf("foyer: dial %s: %w", u.Host, err)
 	case resp.StatusCode != http.StatusSwitchingProtocols:
-		return nil, resp, refusedBy("server", resp)
+		refusal := refusedBy("server", resp)
+		refusal.target = targetOf(u)
+		return nil, resp, refusal
 	case err == nil:
-		err = o.checkAnswer(resp)
+		err = o.checkAnswer(resp, conn.head)
 	}
 	if err != nil {
 		return nil, resp, &HandshakeError{Status: resp.StatusCode, Code: CloseProtocolError,
-			Reason: "The answer is not that of a WebSocket server.", Err: err, Request: resp.Request}
+			Reason: "The answer is not that of a WebSocket server.", Err: err, Request: resp.Request, target: targetOf(u)}
 	}
 	if err := c.Flush(ctx); err != nil { // a server that answers before it was asked
 		return nil, nil, fmt.Errorf("foyer: dial %s: %w", u.Host, err)
@@ -269,9 +282,15 @@ func (o *DialOptions) handshake(ctx context.Context, c *wire.Conn, cfg *config, 
 	return g, resp, nil
 }
 
-// refusedBy is the error for an answer that is a refusal.
+// targetOf returns a URL without its user and its query, for errors.
+func targetOf(u *url.URL) string { return clip(u.Scheme + "://" + u.Host + u.EscapedPath()) }
+
+// refusedBy is the error for an answer that is a refusal. The server's own words are in it where they are text.
 func refusedBy(who string, resp *http.Response) *HandshakeError {
 	refusal := &HandshakeError{Status: resp.StatusCode, Code: CloseAbnormalClosure, Reason: "Refused by the " + who + ".", Request: resp.Request}
+	if said := firstLine(resp); said != "" {
+		refusal.Reason = said
+	}
 	if location := resp.Header.Get("Location"); location != "" && resp.StatusCode/100 == 3 {
 		refusal.Err = fmt.Errorf("redirects are not followed, and this one leads to %q", location)
 	}
@@ -280,7 +299,18 @@ func refusedBy(who string, resp *http.Response) *HandshakeError {
 
 // checkAnswer sees to it that the server has agreed only to what was offered (RFC 6455 section 4.1, RFC 7692 section
 // 7.1).
-func (o *DialOptions) checkAnswer(resp *http.Response) error {
+func (o *DialOptions) checkAnswer(resp *http.Response, head []byte) error {
+	if err := checkHead(head); err != nil {
+		return err
+	}
+	switch {
+	case !resp.ProtoAtLeast(1, 1) || resp.ProtoMajor != 1:
+		return fmt.Errorf("version %q is not HTTP/1.1", clip(resp.Proto))
+	case len(resp.Header["Upgrade"]) != 1 || !strings.EqualFold(resp.Header.Get("Upgrade"), "websocket"):
+		return fmt.Errorf("Upgrade is %q and not websocket (RFC 6455 section 4.1)", resp.Header["Upgrade"])
+	case len(resp.Header["Sec-Websocket-Accept"]) != 1:
+		return errors.New("several Sec-WebSocket-Accept headers (RFC 6455 section 4.1)")
+	}
 	if chosen := resp.Header["Sec-Websocket-Protocol"]; len(chosen) > 1 || len(chosen) == 1 && !slices.Contains(o.Subprotocols, chosen[0]) {
 		return fmt.Errorf("subprotocol %q was not offered", chosen)
 	}
@@ -288,6 +318,33 @@ func (o *DialOptions) checkAnswer(resp *http.Response) error {
 		return fmt.Errorf("extension %q was not offered", extensions)
 	}
 	return nil
+}
+
+// checkHead refuses the head of an answer that servers and proxies could understand differently: lines must end in CRLF,
+// and a 101 has no body (RFC 9110 section 8.6, RFC 9112 section 6.1).
+func checkHead(head []byte) error {
+	for line := range bytes.Lines(head) {
+		if !bytes.HasSuffix(line, []byte("\r\n")) {
+			return errors.New("line that does not end in CRLF")
+		}
+		switch name, _, _ := bytes.Cut(line, []byte(":")); textproto.CanonicalMIMEHeaderKey(string(name)) {
+		case "Content-Length", "Transfer-Encoding":
+			return fmt.Errorf("%s on an answer that has no body", name)
+		}
+	}
+	return nil
+}
+
+// firstLine returns the first line of a refusal's body if it is text. The body can still be read.
+func firstLine(resp *http.Response) string {
+	kind, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
+	if resp.Body == nil || strings.TrimSpace(kind) != "text/plain" {
+		return ""
+	}
+	body, _ := io.ReadAll(resp.Body)
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	line, _, _ := bytes.Cut(body, []byte("\n"))
+	return clip(strings.TrimSpace(string(line)))
 }
 
 // agreeable reports whether an answer to our offer of permessage-deflate is one that we can do with.
@@ -523,6 +580,7 @@ func connectThrough(ctx context.Context, conn net.Conn, user *url.Userinfo, addr
 	if err := ask.Write(conn); err != nil {
 		return nil, fmt.Errorf("proxy: %w", err)
 	}
+	ask.Header.Del("Proxy-Authorization") // the request goes to the program with a refusal
 	r := bufio.NewReaderSize(io.LimitReader(conn, maxHead), 1<<10)
 	resp, err := http.ReadResponse(r, ask)
 	for err == nil && resp.StatusCode/100 == 1 && resp.StatusCode != http.StatusSwitchingProtocols { // an interim answer
@@ -534,7 +592,9 @@ func connectThrough(ctx context.Context, conn net.Conn, user *url.Userinfo, addr
 	if resp.StatusCode/100 != 2 {
 		conn.SetReadDeadline(time.Now().Add(bodyTime))
 		keepBodyStart(resp)
-		return resp, refusedBy("proxy", resp)
+		refusal := refusedBy("proxy", resp)
+		refusal.target = addr
+		return resp, refusal
 	}
 	if r.Buffered() > 0 {
 		return nil, errors.New("proxy: bytes behind its answer that nobody has asked for")

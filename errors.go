@@ -3,10 +3,12 @@ package foyer
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/gorilla/websocket"
 
@@ -69,29 +71,35 @@ func (c CloseCode) sendable() bool { return wire.ValidCloseCode(int(c)) }
 var (
 	// ErrClosed says that the socket, the Handler or the Server has been closed.
 	ErrClosed = errors.New("foyer: closed")
-	// ErrPendingFull says that as many sockets wait for Accept as may (Handler.MaxPending).
+	// ErrPendingFull says that as many sockets wait for Accept as may (Handler.MaxPending), and that the program does not
+	// take them.
 	ErrPendingFull = errors.New("foyer: too many pending connections")
 	// ErrOriginNotAllowed says that Handler.Origins refused the request.
 	ErrOriginNotAllowed = errors.New("foyer: origin not allowed")
 	// ErrHandshakeTimeout says that the opening handshake took longer than HandshakeTimeout.
 	ErrHandshakeTimeout = errors.New("foyer: handshake timeout")
-	// ErrWriteBufferFull says that Post found no room for the message in MaxWriteBuffer.
+	// ErrWriteBufferFull says that TryWrite or Broadcast found no room for the message in MaxWriteBuffer: the peer reads
+	// more slowly than the program writes.
 	ErrWriteBufferFull = errors.New("foyer: write buffer full")
+	// ErrWriterOpen says that TryWrite or Broadcast found the message of a Writer unfinished.
+	ErrWriterOpen = errors.New("foyer: a Writer is open")
 	// ErrPingTimeout says that the peer did not answer a keepalive ping within PongTimeout, or took nothing of what
 	// waited to be written for as long.
 	ErrPingTimeout = errors.New("foyer: peer does not answer")
-	// ErrMessageTooBig says that the peer sent more than MaxMessageSize or MaxFrameSize allows.
+	// ErrMessageTooBig says that the peer sent more than MaxMessageSize or MaxFrameSize allows, or that a message given to
+	// TryWrite or Broadcast would not even fit into an empty MaxWriteBuffer.
 	ErrMessageTooBig = errors.New("foyer: message too big")
 	// ErrNotListening says that the Server has no listener.
 	ErrNotListening = errors.New("foyer: not listening")
-	// ErrReading says that another goroutine reads from the socket already.
+	// ErrReading says that another goroutine reads from the socket already, or that its Events or CloseRead do.
 	ErrReading = errors.New("foyer: socket is being read already")
 
 	errDropped        = errors.New("foyer: the rest of the message was dropped by a later Read")
 	errBadMessageType = errors.New("foyer: a message is Text or Binary")
 	errPaused         = errors.New("foyer: paused")
 	errMaxOpen        = errors.New("foyer: too many open connections")
-	errGone           = errors.New("foyer: peer left while the connection was pending")
+	errAsking         = errors.New("foyer: too many handshakes wait for Origins or Authorize")
+	errLeft           = fmt.Errorf("foyer: peer has left: %w", io.ErrUnexpectedEOF)
 	errCloseTimeout   = fmt.Errorf("foyer: peer did not finish the close handshake: %w", os.ErrDeadlineExceeded)
 )
 
@@ -105,12 +113,43 @@ type HandshakeError struct {
 	Request *http.Request // nil when no request could be parsed; only valid until the hook that gets it returns
 
 	header http.Header // for the answer
+	hint   string      // for the log
+	remote string      // the client, on a server
+	target string      // what it asked for; on a client the URL that was dialled
 }
 
 func (e *HandshakeError) Error() string {
-	s := fmt.Sprintf("foyer: handshake refused with status %d: %s", e.Status, e.Reason)
-	if e.Err != nil {
-		s += ": " + e.Err.Error()
+	var s string
+	switch {
+	case e.remote != "" && e.target != "":
+		s = "foyer: handshake of " + e.remote + " with " + e.target + " refused"
+	case e.remote != "":
+		s = "foyer: handshake of " + e.remote + " refused"
+	case e.target != "":
+		s = "foyer: dial " + e.target + ": refused"
+	default:
+		s = "foyer: handshake refused"
+	}
+	if e.Status != 0 {
+		s += " with status " + strconv.Itoa(e.Status)
+	}
+	return errorText(s, e.Reason, inner(e.Err))
+}
+
+// inner returns the text of an error that stands inside another one of ours.
+func inner(err error) string {
+	if err == nil {
+		return ""
+	}
+	return strings.TrimPrefix(err.Error(), "foyer: ")
+}
+
+// errorText puts parts together to the text of an error, and leaves out those that repeat what stands before them.
+func errorText(s string, parts ...string) string {
+	for _, part := range parts {
+		if part != "" && !strings.Contains(s, part) {
+			s += ": " + part
+		}
 	}
 	return s
 }
@@ -122,7 +161,7 @@ func (e *HandshakeError) Unwrap() error { return e.Err }
 // open files.
 type AcceptError struct{ Err error }
 
-func (e *AcceptError) Error() string { return "foyer: accept: " + e.Err.Error() }
+func (e *AcceptError) Error() string { return "foyer: accept: " + inner(e.Err) }
 
 // Unwrap returns Err.
 func (e *AcceptError) Unwrap() error { return e.Err }
@@ -134,7 +173,7 @@ type TLSError struct {
 }
 
 func (e *TLSError) Error() string {
-	return fmt.Sprintf("foyer: TLS handshake with %v: %v", e.RemoteAddr, e.Err)
+	return fmt.Sprintf("foyer: TLS handshake with %v: %s", e.RemoteAddr, inner(e.Err))
 }
 
 // Unwrap returns Err.
@@ -160,17 +199,16 @@ type CloseError struct {
 	Code   CloseCode
 	Reason string
 	Err    error // what broke the connection; nil after a close handshake
+
+	socket *Socket // that ended
 }
 
 func (e *CloseError) Error() string {
-	s := "foyer: socket closed: " + e.Code.String()
-	if e.Reason != "" {
-		s += ": " + e.Reason
+	s := "foyer: socket closed: "
+	if e.socket != nil {
+		s = fmt.Sprintf("foyer: socket %v->%v closed: ", address(e.socket.LocalAddr()), address(e.socket.RemoteAddr()))
 	}
-	if e.Err != nil {
-		s += ": " + e.Err.Error()
-	}
-	return s
+	return errorText(s+e.Code.String(), e.Reason, inner(e.Err))
 }
 
 // Unwrap returns ErrClosed and, if there is one, Err.

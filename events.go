@@ -2,6 +2,7 @@ package foyer
 
 import (
 	"errors"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,22 +55,47 @@ type Events struct {
 
 // Handle has the socket call the functions of e from now on, until it has ended, and returns at once. It takes the place
 // of Read: what was not read of a message is dropped, and Read and Reader return ErrReading from now on. It panics if
-// the socket listens already or a Read is under way.
+// the socket handles events already, CloseRead was called, or a Read is under way.
 //
-// On a socket that listens, Close does not wait for the end of the close handshake: it returns at once, and the end is
-// told by Closed. Where there is a function Closing, the close frame is sent after that has returned. A socket that listens
+// Where there is a function Closing, Close sends the close frame after that has returned. A socket that handles events
 // outlives the ForEach function that it was given to.
 func (s *Socket) Handle(e Events) {
-	l := &listener{Events: e}
+	if !s.handle(&listener{Events: e}) {
+		panic("foyer: Handle on a socket that is being read, or handles events already")
+	}
+}
+
+// CloseRead is for programs that only write: it drops all messages that come from now on, answers pings and the close
+// frame, and returns at once. Read and Reader return ErrReading from now on. On Linux it takes no goroutine over TCP and
+// Unix sockets. A second call does nothing; on a socket that handles events, or while a Read is under way, CloseRead
+// panics.
+func (s *Socket) CloseRead() {
+	if l := s.events.Load(); l != nil && l.drops {
+		return
+	}
+	if !s.handle(&listener{drops: true}) {
+		panic("foyer: CloseRead on a socket that is being read, or handles events")
+	}
+}
+
+// handlesEvents reports whether the socket is the business of its Events.
+func (s *Socket) handlesEvents() bool {
+	l := s.events.Load()
+	return l != nil && !l.drops
+}
+
+// handle gives the reading side to l, and reports false when something else has it.
+func (s *Socket) handle(l *listener) bool {
+	e := &l.Events
 	l.turns.begin()
 	if e.BytesWritten != nil {
 		l.written = s.wire.TellWritten()
 	}
-	reads := s.reading.CompareAndSwap(false, true)
+	reads := s.reading.take()
 	s.config.registry.listens()
 	if !reads && s.State() == StateOpen || !s.events.CompareAndSwap(nil, l) {
 		s.config.registry.told()
-		panic("foyer: Listen on a socket that is being read, or listens")
+		return false
 	}
 	if s.State() != StateOpen || e.BytesWritten != nil {
 		s.announce()
@@ -81,11 +107,13 @@ func (s *Socket) Handle(e Events) {
 	case !s.wire.Idle() || s.message != nil || !l.turns.end():
 		go s.turn(l, false)
 	}
+	return true
 }
 
 // A listener is a socket's Events and where their calls stand.
 type listener struct {
 	Events
+	drops bool                      // messages are not wanted
 	asked atomic.Pointer[closeCall] // a close frame is to be sent after Closing
 	turns turns                     // of the reading side
 
@@ -95,6 +123,9 @@ type listener struct {
 	warned  bool       // Closing was called
 	failed  bool       // Error was called, if it had to be
 	over    bool       // Closed was called
+
+	count   atomic.Uint32 // of calls, times two, plus one while one is under way
+	watched callWatch     // touched only by the sweep
 
 	sent    atomic.Bool // the close frame
 	pending atomic.Bool // something else than a message is to be told
@@ -235,7 +266,7 @@ const maxPooledMessage = 1 << 20
 
 // deliver hands over the message at hand. A socket that is closing drops it.
 func (s *Socket) deliver(l *listener) {
-	if s.State() != StateOpen {
+	if l.drops || s.State() != StateOpen {
 		if s.wire.Skip() != nil {
 			s.readFailed(background)
 		}
@@ -267,7 +298,7 @@ func (s *Socket) deliver(l *listener) {
 }
 
 func (l *listener) message(s *Socket, t MessageType, p []byte) {
-	l.calls.Lock()
+	l.begin()
 	defer s.called(l)
 	if l.Message != nil && l.told == StateOpen {
 		l.Message(s, t, p)
@@ -278,7 +309,7 @@ func (l *listener) frame(s *Socket, t MessageType, p []byte, last bool) {
 	if l.Frame == nil {
 		return
 	}
-	l.calls.Lock()
+	l.begin()
 	defer s.called(l)
 	if l.told == StateOpen {
 		l.Frame(s, t, p, last)
@@ -286,22 +317,59 @@ func (l *listener) frame(s *Socket, t MessageType, p []byte, last bool) {
 }
 
 func (l *listener) pong(s *Socket, elapsed time.Duration, payload []byte) {
-	l.calls.Lock()
+	l.begin()
 	defer s.called(l)
 	if l.Pong != nil && l.told == StateOpen {
 		l.Pong(s, elapsed, payload)
 	}
 }
 
+// begin begins a call of one of the functions.
+func (l *listener) begin() {
+	l.calls.Lock()
+	l.count.Add(1)
+}
+
 // called ends a call of one of the functions.
 func (s *Socket) called(l *listener) {
 	v := recover()
+	l.count.Add(1)
 	l.calls.Unlock()
 	if v != nil {
-		s.config.reportPanic(v)
+		s.config.reportPanic("an Events function", s, v)
 		s.beginClose(CloseInternalServerErr, "")
 	}
 	s.settle(l)
+}
+
+// A callWatch is what the sweep remembers of the calls of a socket's functions.
+type callWatch struct {
+	count    uint32 // at the last sweep
+	since    millis // for how long that call has been under way
+	reported bool
+}
+
+// stuckCall is after how long a function of Events that has not returned is reported.
+const stuckCall = 10 * time.Second
+
+// sweepCalls reports a function of the socket's Events that does not return: nothing that comes for the socket is seen
+// until it does.
+func (s *Socket) sweepCalls(elapsed time.Duration) {
+	l := s.events.Load()
+	if l == nil {
+		return
+	}
+	w := &l.watched
+	if count := l.count.Load(); count != w.count || count&1 == 0 {
+		*w = callWatch{count: count}
+		return
+	}
+	if w.since = w.since.add(elapsed); w.since.reached(stuckCall) && !w.reported {
+		w.reported = true
+		remote := address(s.RemoteAddr())
+		go s.config.logLine(slog.LevelWarn, "stuck", "foyer: a function of a socket's Events has not returned for 10 s",
+			slog.String("remote", remote), slog.String("hint", "the socket's messages, pongs and close frame wait for it; let it start a goroutine for what takes long"))
+	}
 }
 
 // announce has a goroutine tell what has changed, unless one is about to.
@@ -425,7 +493,7 @@ func (s *Socket) warnReader() {
 func (s *Socket) contained(f func()) {
 	defer func() {
 		if v := recover(); v != nil {
-			s.config.reportPanic(v)
+			s.config.reportPanic("an Events function", s, v)
 		}
 	}()
 	f()

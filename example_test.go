@@ -399,7 +399,8 @@ func ExampleSocket_Close() {
 		fmt.Printf("%x %s\n", frame[:4], frame[4:])
 		conn.Write([]byte{0x88, 0x82, 0, 0, 0, 0, 0x0f, 0xa0})
 	}()
-	err := s.Close(4000, "bye")
+	err := s.Close(4000, "bye") // does not wait
+	<-s.Done()
 	fmt.Println(err, s.CloseCode())
 	// Output:
 	// 88050fa0 bye
@@ -412,25 +413,17 @@ func ExampleBroadcast() {
 	srv := httptest.NewServer(h)
 	defer srv.Close()
 	defer h.Close()
-	clients := []*websocket.Conn{dial(srv.URL), dial(srv.URL)}
-	ctx, cancel := context.WithCancel(context.Background())
-	n := 0
-	fmt.Println(foyer.Broadcast(func(yield func(*foyer.Socket) bool) {
-		for s := range h.Incoming(ctx) {
-			if n++; n == len(clients) {
-				cancel()
-			}
-			if !yield(s) {
-				return
-			}
-		}
-	}, foyer.Text, []byte("news")))
-	for _, c := range clients {
+	go h.ForEach(context.Background(), func(ctx context.Context, s *foyer.Socket) {
+		s.CloseRead() // this program only writes
+		foyer.Broadcast(h.Sockets(), foyer.Text, fmt.Appendf(nil, "%d here", h.Stats().Accepted))
+		<-ctx.Done() // the client has left
+	})
+	for range 2 {
+		c := dial(srv.URL)
 		_, p, _ := c.ReadMessage()
 		fmt.Println(string(p))
 	}
 	// Output:
-	// 2 0
-	// news
-	// news
+	// 1 here
+	// 2 here
 }

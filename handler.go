@@ -2,11 +2,9 @@ package foyer
 
 import (
 	"bufio"
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
 	"net"
 	"net/http"
@@ -42,15 +40,21 @@ type Handler struct {
 	// there is none, the socket has none, and browsers that asked for one fail the connection.
 	Subprotocols []string
 
-	// MaxPending is how many accepted sockets may wait for Accept, those counted that are in their handshake. Further
-	// requests get 503. 0 is 30, negative is no limit.
+	// MaxPending is how many sockets may wait for Accept, including those whose handshake is being answered. 0 is 30,
+	// negative is no limit. While a ForEach runs nothing waits, and the limit has no effect.
+	//
+	// A handshake that finds the pool full waits for a place, first come, first served, within HandshakeTimeout, if the
+	// program takes its sockets: a call of Accept is waiting, or a socket was taken within the last second, or the first
+	// handshake was less than a second ago. At most 4,096 handshakes wait. Otherwise the client gets 503 at once, and
+	// Origins and Authorize are not asked.
 	MaxPending int
 
-	// MaxOpen is how many sockets may be open, pending ones counted. Further requests get 503. 0 is no limit.
+	// MaxOpen is how many sockets may be open, including those that wait for Accept. Further requests get 503. 0 is no
+	// limit.
 	MaxOpen int
 
-	// HandshakeTimeout bounds a handshake as a whole, from the call of HandleConnection or ServeHTTP to the answer; with
-	// it ends the context of the hooks, which they have to heed. 0 is 10 seconds; negative is no limit, and then a client
+	// HandshakeTimeout bounds a handshake as a whole, from the call of HandleConnection or ServeHTTP to the answer. The
+	// context of the hooks ends with it, and they must heed that. 0 is 10 seconds; negative is no limit, and then a client
 	// that sends nothing holds its connection for ever.
 	HandshakeTimeout time.Duration
 
@@ -64,7 +68,7 @@ type Handler struct {
 	MaxFrameSize int64
 
 	// MaxWriteBuffer is how many bytes may wait to be written to a client that does not read, per socket. Beyond it
-	// Write waits and Post fails. 0 is 1 MiB; negative is no limit, and then one client can fill the memory. Messages of
+	// Write waits and TryWrite fails. 0 is 1 MiB; negative is no limit, and then one client can fill the memory. Messages of
 	// 16 KiB and more are not buffered: Write waits until the kernel has them.
 	MaxWriteBuffer int
 
@@ -87,30 +91,34 @@ type Handler struct {
 	// then a client that vanished is only noticed when something is written to it, if at all.
 	PingInterval time.Duration
 
-	// PongTimeout is how long the client may take to answer that ping while the program waits for input, or to take
-	// something of what waits to be written, keepalive or not. After that the socket ends with ErrPingTimeout. 0 is 30
-	// seconds.
+	// PongTimeout is how long the client may take to answer that ping, or to take something of what waits to be written,
+	// keepalive or not. After that the socket ends with ErrPingTimeout. 0 is 30 seconds. Any input is an answer. Where
+	// input waits that the program does not read, an answer could not be seen: on Linux an acknowledgement by the
+	// client's kernel counts instead, and elsewhere such a client is only judged by what it takes.
 	PongTimeout time.Duration
 
 	// CloseTimeout is how long a client may take to answer a close frame before its connection is cut. 0 is 5 seconds.
 	CloseTimeout time.Duration
 
-	// Logger gets refused handshakes (level Info) and panics of the program's functions (level Error). Nil is none.
+	// Logger gets a line for each handshake that was refused, with a hint at the cause, and for panics of the program's
+	// functions, with their stack. Of each kind of line at most five are written in a second, and then how many there
+	// were. The query of a URL, headers other than Host and Origin, and messages are never logged. Nil is slog.Default();
+	// slog.New(slog.DiscardHandler) is silent.
 	Logger *slog.Logger
 
-	// OnError, if not nil, is told of each handshake that was refused or failed (*HandshakeError, *TLSError), of a
-	// Server's failed accepts (*AcceptError), and of panics in a ForEach function (*PanicError). It is called on the
-	// goroutine where the error occurred, which it should not hold up. A panic in it is caught and logged.
+	// OnError, if not nil, gets each handshake that was refused or failed (*HandshakeError, *TLSError), a Server's failed
+	// accepts (*AcceptError), and panics of ForEach and Events functions (*PanicError). It is called on the goroutine
+	// where the error occurred and should return soon. A panic in it is caught and logged.
 	OnError func(error)
 
-	once      sync.Once
-	config    *config
-	registry  registry
-	pool      pool
-	paused    atomic.Bool
-	name      atomic.Pointer[string]
-	timeout   atomic.Int64 // HandshakeTimeout with its default; 0: none
-	lastError atomic.Pointer[error]
+	once     sync.Once
+	config   *config
+	registry registry
+	pool     pool
+	asking   atomic.Int32 // handshakes that are in Origins or Authorize
+	paused   atomic.Bool
+	name     atomic.Pointer[string]
+	timeout  atomic.Int64 // HandshakeTimeout with its default; 0: none
 }
 
 // init puts the defaults in at the first use.
@@ -172,7 +180,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*S
 		stream.Lend()
 	}
 	var conn net.Conn
-	s, refusal := h.handshake(r, deadline, pooled, func(authorized http.Header) (arrival, *HandshakeError) {
+	client := presence{r.Context().Done(), func() bool { return r.Context().Err() != nil }}
+	s, refusal := h.handshake(r, deadline, pooled, client, func(authorized http.Header) (arrival, *HandshakeError) {
 		a := arrival{kept: keepBase(r), header: answerHeader(w.Header(), authorized)}
 		switch {
 		case hidden != nil:
@@ -195,7 +204,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*S
 		} else {
 			conn.Close()
 		}
-		return nil, h.refused(refusal, r)
+		return nil, h.refused(refusal, r, nil)
 	}
 	if stream != nil {
 		stream.Send()
@@ -243,7 +252,7 @@ func (h *Handler) handle(c *wire.Conn) error {
 	if whole {
 		r.TLS = state
 		r.RemoteAddr = address(c.RemoteAddr())
-		_, refusal = h.handshake(r, deadline, true, func(authorized http.Header) (arrival, *HandshakeError) {
+		_, refusal = h.handshake(r, deadline, true, presence{left: c.HungUp}, func(authorized http.Header) (arrival, *HandshakeError) {
 			return arrival{wire: c, kept: keep(r), header: answerHeader(nil, authorized)}, nil
 		})
 	} else if h.registry.isClosed() {
@@ -271,7 +280,7 @@ func (h *Handler) HandleUpgrade(r *http.Request, conn net.Conn, rw *bufio.ReadWr
 	if isConnect(r) {
 		refusal = refuse(http.StatusHTTPVersionNotSupported, "HandleUpgrade is for HTTP/1.1.")
 	} else {
-		_, refusal = h.handshake(r, deadline, true, func(authorized http.Header) (arrival, *HandshakeError) {
+		_, refusal = h.handshake(r, deadline, true, presence{left: c.HungUp}, func(authorized http.Header) (arrival, *HandshakeError) {
 			return arrival{wire: c, kept: keepBase(r), header: answerHeader(nil, authorized)}, nil
 		})
 	}
@@ -293,30 +302,141 @@ type arrival struct {
 // A connect function hands it over, given the headers that Authorize has for the answer.
 type connect func(authorized http.Header) (arrival, *HandshakeError)
 
-// handshake is the opening handshake from the moment on that the request was read: everything is checked in order, and
-// the first check that fails is the answer.
-func (h *Handler) handshake(r *http.Request, deadline time.Time, pooled bool, connect connect) (*Socket, *HandshakeError) {
-	if refusal := h.reserve(pooled); refusal != nil {
+// A presence tells whether the client of a handshake is still there.
+type presence struct {
+	done <-chan struct{} // closed when it has gone; may be nil
+	left func() bool     // looks
+}
+
+// handshake is the opening handshake of a request that was read. The first check that fails is the answer.
+func (h *Handler) handshake(r *http.Request, deadline time.Time, pooled bool, client presence, connect connect) (*Socket, *HandshakeError) {
+	if refusal := h.begin(); refusal != nil {
 		return nil, refusal
 	}
-	seated := false
-	defer func() { // also when a hook ends its goroutine
-		if seated {
-			return
+	defer h.registry.endHandshake() // also when a hook ends its goroutine
+	if refusal := checkRequest(r); refusal != nil {
+		return nil, refusal
+	}
+	if pooled {
+		if err := h.pool.begin(); err != nil {
+			return nil, h.poolFull(err)
 		}
-		h.registry.release()
-		if pooled {
-			h.pool.release()
-		}
-	}()
-	s, refusal := h.admit(r, deadline, connect)
+	}
+	asked, cancel := h.within(r, deadline)
+	authorized, refusal := h.ask(asked)
+	cancel()
+	if refusal == nil && !deadline.IsZero() && !time.Now().Before(deadline) {
+		refusal = &HandshakeError{Status: http.StatusRequestTimeout, Code: CloseAbnormalClosure,
+			Reason: "The handshake was not finished.", Err: ErrHandshakeTimeout}
+	}
+	if refusal == nil && pooled {
+		refusal = h.awaitPlace(deadline, client)
+	}
 	if refusal != nil {
 		return nil, refusal
 	}
 
+	seated := false
+	defer func() {
+		if !seated && pooled {
+			h.pool.release()
+		}
+	}()
+	if refusal := h.reserveOpen(); refusal != nil {
+		return nil, refusal
+	}
+	defer func() {
+		if !seated {
+			h.registry.release()
+		}
+	}()
+	a, refusal := connect(authorized)
+	if refusal != nil {
+		return nil, refusal
+	}
+	s, err := h.upgrade(a, r)
+	if err != nil {
+		return nil, &HandshakeError{Code: CloseInternalServerErr, Reason: "Internal server error.", Err: err}
+	}
+	s.adoptValues(asked)
 	seated = true
+	h.seat(s, pooled)
+	return s, nil
+}
+
+// begin notes that a handshake has begun, unless no socket can be let in at the moment.
+func (h *Handler) begin() *HandshakeError {
+	if h.paused.Load() {
+		return unavailable(errPaused)
+	}
+	if err := h.registry.beginHandshake(h.MaxOpen); err != nil {
+		return unavailable(err)
+	}
+	return nil
+}
+
+// reserveOpen takes a place among the open sockets.
+func (h *Handler) reserveOpen() *HandshakeError {
+	if err := h.registry.reserve(h.MaxOpen); err != nil {
+		return unavailable(err)
+	}
+	return nil
+}
+
+// lookInterval is how often a handshake that waits looks whether its client is still there.
+const lookInterval = time.Second
+
+// awaitPlace takes a place in the pool, and waits for one if it must.
+func (h *Handler) awaitPlace(deadline time.Time, client presence) *HandshakeError {
+	if h.pool.reserve() {
+		return nil
+	}
+	granted := make(chan error, 1)
+	w := &waiter{func(err error) { granted <- err }}
+	h.pool.await(w)
+
+	looks := time.NewTicker(lookInterval)
+	defer looks.Stop()
+	var late <-chan time.Time
+	if !deadline.IsZero() {
+		timer := time.NewTimer(time.Until(deadline))
+		defer timer.Stop()
+		late = timer.C
+	}
+	var refusal *HandshakeError
+	for refusal == nil {
+		select {
+		case err := <-granted:
+			switch {
+			case err == nil && client.left():
+				h.pool.release()
+				return clientLeft()
+			case err == nil:
+				return nil
+			}
+			return h.poolFull(err)
+		case <-late:
+			refusal = h.poolFull(fmt.Errorf("%w: no place within HandshakeTimeout", ErrPendingFull))
+		case <-client.done:
+			refusal = clientLeft()
+		case <-looks.C:
+			if client.left() {
+				refusal = clientLeft()
+			}
+		}
+	}
+	if !h.pool.withdraw(w) && <-granted == nil {
+		h.pool.release() // it came at the same moment
+	}
+	return refusal
+}
+
+// seat puts s, which has its places, among the open sockets and into the pool, and lets the answer leave.
+func (h *Handler) seat(s *Socket, pooled bool) {
+	if !pooled {
+		s.accepted.Store(true)
+	}
 	welcome := h.registry.add(s)
-	s.beginWait(pooled)
 	if pooled {
 		welcome = h.pool.fill(s) && welcome
 	} else {
@@ -326,60 +446,6 @@ func (h *Handler) handshake(r *http.Request, deadline time.Time, pooled bool, co
 	if !welcome {
 		s.beginClose(CloseGoingAway, "")
 	}
-	return s, nil
-}
-
-// reserve takes a place among the open sockets and, for a socket that will wait, in the pool.
-func (h *Handler) reserve(pooled bool) *HandshakeError {
-	if h.paused.Load() {
-		return unavailable(errPaused)
-	}
-	switch ok, closed := h.registry.reserve(h.MaxOpen); {
-	case closed:
-		return unavailable(ErrClosed)
-	case !ok:
-		return unavailable(errMaxOpen)
-	}
-	if pooled && !h.pool.reserve() {
-		h.registry.release()
-		return &HandshakeError{Status: http.StatusServiceUnavailable, Code: CloseAbnormalClosure,
-			Reason: "Too many pending connections.", Err: ErrPendingFull}
-	}
-	return nil
-}
-
-// unavailable is the refusal of a Handler that lets nobody in just now.
-func unavailable(why error) *HandshakeError {
-	return &HandshakeError{Status: http.StatusServiceUnavailable, Code: CloseTryAgainLater, Reason: "Try again later.", Err: why}
-}
-
-// admit checks the request, asks the hooks, and lets gorilla answer.
-func (h *Handler) admit(r *http.Request, deadline time.Time, connect connect) (*Socket, *HandshakeError) {
-	if refusal := checkRequest(r); refusal != nil {
-		return nil, refusal
-	}
-	asked, cancel := h.within(r, deadline)
-	authorized, refusal := h.ask(asked)
-	cancel()
-	if !deadline.IsZero() && !time.Now().Before(deadline) {
-		refusal = &HandshakeError{Status: http.StatusRequestTimeout, Code: CloseAbnormalClosure,
-			Reason: "The handshake was not finished.", Err: ErrHandshakeTimeout}
-	}
-	if refusal == nil && h.registry.isClosed() {
-		refusal = unavailable(ErrClosed)
-	}
-	if refusal != nil {
-		return nil, refusal
-	}
-	a, refusal := connect(authorized)
-	if refusal != nil {
-		return nil, refusal
-	}
-	s, err := h.upgrade(a, r)
-	if err != nil {
-		return nil, &HandshakeError{Code: CloseInternalServerErr, Reason: "Internal server error.", Err: err}
-	}
-	return s, nil
 }
 
 // closeUnless closes c when its handshake has not succeeded, also when a hook has ended the goroutine.
@@ -387,51 +453,6 @@ func closeUnless(done *bool, c *wire.Conn) {
 	if !*done {
 		c.Abandon()
 	}
-}
-
-// turnAway answers a refused request on a connection of ours, which its caller closes. Where the request was not read whole, the
-// client may still be sending it.
-func (h *Handler) turnAway(c *wire.Conn, refusal *HandshakeError, r *http.Request, whole bool) error {
-	err := h.refused(refusal, r)
-	conn := c.NetConn()
-	unread := !whole || c.Unread()
-	c.Forget()
-	if refusal.Status != 0 {
-		h.answerTo(conn, refusal)
-		if unread {
-			wire.Linger(conn, lingerTime, true)
-		}
-	}
-	return err
-}
-
-// refused records a refusal and returns it as the error that the caller gets.
-func (h *Handler) refused(refusal *HandshakeError, r *http.Request) error {
-	if refusal.Request == nil {
-		refusal.Request = r
-	}
-	h.registry.countRefusal(refusal.Status)
-	if l := h.config.logger; l != nil {
-		var panicked *PanicError
-		if errors.As(refusal.Err, &panicked) {
-			l.Error("foyer: a hook panicked", "panic", panicked.Value, "stack", string(panicked.Stack))
-		}
-		l.Info("foyer: handshake refused", "status", refusal.Status, "reason", refusal.Reason, "err", refusal.Err)
-	}
-	h.failed(refusal)
-	return refusal
-}
-
-// failed records an error of the Handler and reports it.
-func (h *Handler) failed(err error) {
-	last := err
-	if refusal, ok := err.(*HandshakeError); ok {
-		kept := *refusal
-		kept.Request = nil
-		last = &kept
-	}
-	h.lastError.Store(&last)
-	h.config.report(err)
 }
 
 // bound makes c fail at deadline. Where it knows no deadlines it is closed then, unless the function that bound
@@ -472,106 +493,6 @@ func address(addr net.Addr) string {
 		return ""
 	}
 	return addr.String()
-}
-
-// buffered returns the bytes that were read from a connection and not taken.
-func buffered(rw *bufio.ReadWriter) []byte {
-	if rw == nil || rw.Reader == nil {
-		return nil
-	}
-	early, _ := rw.Reader.Peek(rw.Reader.Buffered())
-	return early
-}
-
-// Accept waits for the next socket that passed its handshake, oldest first, and gives it to the program. It returns
-// the error of ctx, or ErrClosed once the Handler is closed.
-func (h *Handler) Accept(ctx context.Context) (*Socket, error) {
-	h.init()
-	for {
-		s, err := h.pool.take(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if h.took(s) {
-			return s, nil
-		}
-	}
-}
-
-// NextPending returns the socket that waits longest, or nil when none waits.
-func (h *Handler) NextPending() *Socket {
-	h.init()
-	for {
-		s := h.pool.tryTake()
-		if s == nil || h.took(s) {
-			return s
-		}
-	}
-}
-
-// took records that the program has s. It reports false when the client has left meanwhile.
-func (h *Handler) took(s *Socket) bool {
-	if s.endIfGone(true) || s.State() == StateClosed {
-		return false
-	}
-	h.registry.countAccept()
-	return true
-}
-
-// HasPending reports whether a socket waits for Accept.
-func (h *Handler) HasPending() bool { return h.Pending() > 0 }
-
-// Pending returns how many sockets wait for Accept.
-func (h *Handler) Pending() int { return h.pool.len() }
-
-// Incoming returns an iterator over the sockets as they come in. It ends with ctx and with the Handler.
-func (h *Handler) Incoming(ctx context.Context) iter.Seq[*Socket] {
-	return func(yield func(*Socket) bool) {
-		for {
-			s, err := h.Accept(ctx)
-			if err != nil || !yield(s) {
-				return
-			}
-		}
-	}
-}
-
-// ForEach calls f for each socket that comes in, on a goroutine of its own. The context that f gets ends with ctx and
-// with the socket. When f returns, the socket is closed with CloseNormalClosure, or with CloseGoingAway if ctx has ended,
-// unless it listens (see [Socket.Handle]); when f panics, with CloseInternalServerErr, and the panic is reported to Logger
-// and OnError.
-//
-// ForEach returns when ctx ends or the Handler is closed, after the last f has returned: the error is that of Accept.
-func (h *Handler) ForEach(ctx context.Context, f func(context.Context, *Socket)) error {
-	var running sync.WaitGroup
-	defer running.Wait()
-	for {
-		s, err := h.Accept(ctx)
-		if err != nil {
-			return err
-		}
-		running.Go(func() { h.run(ctx, s, f) })
-	}
-}
-
-// run runs a ForEach function to its end.
-func (h *Handler) run(ctx context.Context, s *Socket, f func(context.Context, *Socket)) {
-	socketCtx, cancel := s.contextFor(ctx)
-	defer cancel()
-	code := CloseInternalServerErr
-	defer func() { // also when f ends its goroutine
-		if v := recover(); v != nil {
-			h.config.reportPanic(v)
-		}
-		if s.events.Load() == nil || code == CloseInternalServerErr {
-			s.Close(code, "")
-		}
-	}()
-	f(socketCtx, s)
-	code = CloseNormalClosure
-	if ctx.Err() != nil {
-		code = CloseGoingAway
-	}
 }
 
 // Pause refuses handshakes with 503 until Resume. Sockets that are open or pending stay.
@@ -618,77 +539,9 @@ func (h *Handler) Stats() Stats {
 	return st
 }
 
-// LastError returns the error that OnError was told last, or would have been; nil if there was none. A *HandshakeError has
-// no Request.
+// LastError returns the error that OnError got last, or would have got; nil if there was none. A *HandshakeError has no
+// Request.
 func (h *Handler) LastError() error {
-	if err := h.lastError.Load(); err != nil {
-		return *err
-	}
-	return nil
-}
-
-// Shutdown closes the Handler in an orderly way: new handshakes get 503, those under way are broken off, Accept returns
-// ErrClosed, and every socket, accepted or pending, gets a close frame with CloseGoingAway. It waits until all have
-// answered it, and Closed was called for those that listen, and returns nil then. When ctx ends before, the rest is cut off
-// and the error of ctx is returned.
-//
-// http.Server.Shutdown forgets sockets over HTTP/1.1, and waits for those over HTTP/2: call this first.
-func (h *Handler) Shutdown(ctx context.Context) error {
 	h.init()
-	return h.shutdown(ctx, CloseGoingAway)
-}
-
-// Drain is Shutdown for a process that another one replaces, without a rush: the sockets of the moment get a close frame
-// with CloseServiceRestart one after the other, in no order, evenly over the time of spread, so that their clients do not
-// all come back at once. Handshakes go on meanwhile, as a load balancer takes a while to learn. Then the rest is shut
-// down, with the same code. When ctx ends before, what is left is cut off and the error of ctx is returned.
-//
-// A client over HTTP/2 comes back on the connection that it has, unless it was told to leave that: call
-// http.Server.Shutdown at the same time, which does so, and waits for the sockets.
-func (h *Handler) Drain(ctx context.Context, spread time.Duration) error {
-	h.init()
-	begin, closed := time.Now(), h.registry.whenClosed()
-	sleepUntil := func(share float64) {
-		timer := time.NewTimer(time.Until(begin.Add(time.Duration(share * float64(spread)))))
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-		case <-closed:
-		}
-	}
-	sockets := h.registry.all()
-	for i, s := range sockets {
-		sleepUntil(float64(i) / float64(len(sockets)))
-		s.beginClose(CloseServiceRestart, "")
-	}
-	sleepUntil(1)
-	return h.shutdown(ctx, CloseServiceRestart)
-}
-
-// shutdown closes the Handler, and every socket with code.
-func (h *Handler) shutdown(ctx context.Context, code CloseCode) error {
-	h.registry.close()
-	h.pool.close()
-	for _, s := range h.registry.all() {
-		s.beginClose(code, "")
-	}
-	select {
-	case <-h.registry.whenIdle():
-		return nil
-	case <-ctx.Done():
-	}
-	for _, s := range h.registry.all() {
-		s.abort(ctx.Err())
-		s.wire.Close() // if it had ended, but lingered
-	}
-	return ctx.Err()
-}
-
-// Close is Shutdown with a second's patience. It always returns nil.
-func (h *Handler) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), lingerTime)
-	defer cancel()
-	h.Shutdown(ctx)
-	return nil
+	return h.config.last()
 }

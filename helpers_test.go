@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -20,6 +21,7 @@ import (
 
 // TestMain fails when the tests leave a goroutine of foyer behind.
 func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler)) // the tests make most of the mistakes that are logged
 	code := m.Run()
 	if stacks := leftGoroutines(5 * time.Second); code == 0 && stacks != "" {
 		fmt.Println("goroutines left behind:\n" + stacks)
@@ -177,6 +179,18 @@ func dialPipe(t testing.TB, h *Handler) *websocket.Conn {
 	}
 	t.Cleanup(func() { c.Close() })
 	return c
+}
+
+// closeAndWait closes s and waits for its end. It returns the error of that, nil after a close handshake.
+func closeAndWait(s *Socket, code CloseCode, reason string) error {
+	if err := s.Close(code, reason); err != nil {
+		return err
+	}
+	<-s.Done()
+	if e := s.end(); e.Err != nil {
+		return e
+	}
+	return nil
 }
 
 // echo is a ForEach function.

@@ -78,7 +78,7 @@ func checkConnect(r *http.Request) *HandshakeError {
 	switch {
 	case !IsHandshake(r):
 		return refuse(http.StatusNotImplemented, "The protocol of this endpoint is websocket.") // RFC 9220 section 3
-	case r.Host == "":
+	case !validHost(r.Host):
 		return refuse(http.StatusBadRequest, "A WebSocket handshake needs an authority.")
 	case r.ContentLength >= 0:
 		return refuse(http.StatusBadRequest, "The stream of a WebSocket has no length and stays open.")
@@ -99,6 +99,5 @@ func streamOf(w http.ResponseWriter, r *http.Request, deadline time.Time) (*wire
 	if answer, ok := w.(wire.Answer); ok {
 		return wire.NewStream(r, answer, deadline), nil
 	}
-	return nil, &HandshakeError{Status: http.StatusInternalServerError, Code: CloseInternalServerErr, Reason: "Internal server error.",
-		Err: fmt.Errorf("foyer: %T hides the stream of the request: it should have a method Unwrap() http.ResponseWriter: %w", w, http.ErrNotSupported)}
+	return nil, internal(fmt.Errorf("foyer: %T hides the stream of the request: it should have a method Unwrap() http.ResponseWriter: %w", w, http.ErrNotSupported))
 }

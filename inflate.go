@@ -4,6 +4,8 @@ import (
 	"compress/flate"
 	"io"
 	"sync"
+
+	"github.com/foyerws/foyer/internal/wire"
 )
 
 // An inflater decompresses a message, RFC 7692 section 7.2.2. gorilla's own stops at the first final block of DEFLATE,
@@ -11,7 +13,13 @@ import (
 type inflater struct {
 	flate io.ReadCloser
 	from  compressed
+	final int // blocks that called themselves final
 }
+
+// maxFinal is how many final blocks a message may have. Each costs as much time as many bytes.
+const maxFinal = 4096
+
+var errTooManyBlocks = &wire.ProtocolError{Code: int(CloseMessageTooBig), Reason: "too many final blocks of DEFLATE"}
 
 // endOfMessage is what the sender has left out at the end of a message, and a final block for compress/flate.
 const endOfMessage = "\x00\x00\xff\xff\x01\x00\x00\xff\xff"
@@ -26,7 +34,7 @@ var inflaters = sync.Pool{New: func() any {
 // error.
 func newInflater(r io.Reader) *inflater {
 	z := inflaters.Get().(*inflater)
-	z.from.message, z.from.rest = r, nil
+	z.from.message, z.from.rest, z.final = r, nil, 0
 	z.next()
 	return z
 }
@@ -44,6 +52,9 @@ func (z *inflater) Read(p []byte) (int, error) {
 		n, err := z.flate.Read(p)
 		if err != io.EOF || z.from.over() {
 			return n, err
+		}
+		if z.final++; z.final > maxFinal {
+			return n, errTooManyBlocks
 		}
 		z.next()
 		if n > 0 {

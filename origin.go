@@ -223,15 +223,17 @@ const maxName = 254
 
 // normalHost brings a name into the form in which names are compared.
 func normalHost(host string) (string, bool) {
-	host = strings.ToLower(host)
 	plain := true
 	for i := range len(host) {
 		switch c := host[i]; {
-		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '.', c == '_':
+		case 'A' <= c && c <= 'Z', 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '.', c == '_':
 		default:
 			plain = false
 		}
 	}
+	if plain {
+		host = strings.ToLower(host)
+	} // or else IDNA does that, by its own rules for case
 	if plain && !strings.Contains(host, "xn--") {
 		return host, !strings.HasPrefix(host, ".") && !strings.Contains(host, "..")
 	}

@@ -23,7 +23,7 @@ func TestPoolIsExactUnderConcurrency(t *testing.T) {
 	for range 64 {
 		workers.Go(func() {
 			for range 500 {
-				if !p.tryReserve() {
+				if !p.reserve() {
 					refused.Add(1)
 					p.tryTake()
 					continue
@@ -50,11 +50,11 @@ func TestPoolIsExactUnderConcurrency(t *testing.T) {
 	for p.tryTake() != nil {
 	}
 	for range 30 {
-		if !p.tryReserve() {
+		if !p.reserve() {
 			t.Fatal("a place was lost")
 		}
 	}
-	if p.tryReserve() {
+	if p.reserve() {
 		t.Error("a place was won")
 	}
 }
@@ -335,7 +335,7 @@ func TestTLSClientThatLeavesFreesItsPlace(t *testing.T) {
 	says.Write(frame(0x82, "last words"))
 	says.Close()
 	join(handshakeRequest()).Close()
-	eventually(t, "the place to be free", func() bool { h.pool.prune(); return h.Pending() == 2 })
+	eventually(t, "the place to be free", func() bool { h.pool.prune(time.Now()); return h.Pending() == 2 })
 	stays.Write(frame(0x82, "hello"))
 	for _, want := range []string{"hello", "last words"} {
 		if _, p, err := accept(t, h).Read(t.Context()); err != nil || string(p) != want {

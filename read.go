@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
 	"slices"
+	"sync/atomic"
 	"unicode/utf8"
 
 	"github.com/foyerws/foyer/internal/wire"
@@ -16,7 +18,7 @@ import (
 // middle of a message, the connection is broken. Any other error is final: a *CloseError, or ErrReading if another
 // goroutine reads already.
 func (s *Socket) Read(ctx context.Context) (MessageType, []byte, error) {
-	ctx = s.plainContext(ctx)
+	ctx = s.readContext(ctx)
 	if err := s.lockRead(ctx); err != nil {
 		return 0, nil, err
 	}
@@ -47,7 +49,7 @@ func (s *Socket) Read(ctx context.Context) (MessageType, []byte, error) {
 // they come in. It is valid until the next call of Read or Reader, which drops what was not read of it; it fails then. ctx counts for
 // the reader as well: when it ends before the message does, the connection is broken. Errors are those of Read.
 func (s *Socket) Reader(ctx context.Context) (MessageType, io.Reader, error) {
-	ctx = s.plainContext(ctx)
+	ctx = s.readContext(ctx)
 	if err := s.lockRead(ctx); err != nil {
 		return 0, nil, err
 	}
@@ -64,7 +66,7 @@ func (s *Socket) Reader(ctx context.Context) (MessageType, io.Reader, error) {
 
 // lockRead takes the reading side.
 func (s *Socket) lockRead(ctx context.Context) error {
-	if s.reading.CompareAndSwap(false, true) {
+	if s.reading.take() {
 		if s.State() == StateClosed {
 			s.unlockRead()
 			return s.Err()
@@ -74,7 +76,7 @@ func (s *Socket) lockRead(ctx context.Context) error {
 	if s.State() == StateOpen {
 		return ErrReading
 	}
-	// Close has the reading side, to wait for the peer's close frame.
+	// The close handshake has the reading side, to wait for the peer's close frame.
 	select {
 	case <-s.Done():
 		return s.Err()
@@ -85,22 +87,79 @@ func (s *Socket) lockRead(ctx context.Context) error {
 
 // unlockRead gives the reading side back, or passes it on to what a close handshake still has to do there.
 func (s *Socket) unlockRead() {
-	s.reading.Store(false)
+	s.reading.release()
 	s.afterRead()
+	if s.wire.SeenHungUp() && s.State() != StateClosed {
+		s.checkPeer() // what was read may have been all that there was
+	}
+}
+
+// A readingSide is one end of a socket's input. One goroutine at a time has it: to read, or to look whether the peer is
+// still there.
+type readingSide struct {
+	state atomic.Int32
+	ends  atomic.Pointer[chan struct{}] // closed when a long look ends; nil while there is none
+}
+
+const (
+	unread int32 = iota // nobody has it
+	readBy
+	lookedAt
+)
+
+// take takes the side to read, and reports false if another goroutine reads. It waits for one that looks.
+func (r *readingSide) take() bool {
+	for !r.state.CompareAndSwap(unread, readBy) {
+		if r.state.Load() == readBy {
+			return false
+		}
+		if ends := r.ends.Load(); ends != nil {
+			<-*ends
+		} else {
+			runtime.Gosched() // a short look is a system call or two
+		}
+	}
+	return true
+}
+
+// tryTake is take for a caller that must not wait. What it wanted to do is left to the goroutine that looks.
+func (r *readingSide) tryTake() bool { return r.state.CompareAndSwap(unread, readBy) }
+
+func (r *readingSide) release() { r.state.Store(unread) }
+
+// look takes the side to look, and reports false if another goroutine has it. A long look may wait. endLook gives the side
+// back.
+func (r *readingSide) look(long bool) bool {
+	if !r.state.CompareAndSwap(unread, lookedAt) {
+		return false
+	}
+	if long {
+		ends := make(chan struct{})
+		r.ends.Store(&ends)
+	}
+	return true
+}
+
+func (r *readingSide) endLook() {
+	ends := r.ends.Swap(nil)
+	r.state.Store(unread)
+	if ends != nil {
+		close(*ends)
+	}
 }
 
 // afterRead does what is left to do on the reading side of a socket that is closing or closed, if nobody has that side.
 func (s *Socket) afterRead() {
 	switch s.State() {
 	case StateClosing:
-		if s.reading.CompareAndSwap(false, true) {
+		if s.reading.tryTake() {
 			go s.drain()
 		}
 	case StateClosed:
-		if s.reading.CompareAndSwap(false, true) {
+		if s.reading.tryTake() {
 			s.message = nil
 			s.wire.Forget()
-			s.reading.Store(false)
+			s.reading.release()
 		}
 	}
 }
@@ -216,6 +275,8 @@ func (m *messageReader) check(p []byte, err error) error {
 		return s.violated(errNotUTF8)
 	case err == nil:
 		return nil
+	case err == errTooManyBlocks:
+		return s.violated(errTooManyBlocks)
 	case err != io.EOF:
 		return s.readFailed(m.ctx)
 	}
@@ -226,8 +287,9 @@ func (m *messageReader) check(p []byte, err error) error {
 
 // readAll returns the whole message, behind what is in p.
 func (m *messageReader) readAll(p []byte) ([]byte, error) {
-	const guess = 64<<10 + 64 // what a peer may make us set aside by claiming that it will send more
-	p = slices.Grow(p, int(max(min(m.first, guess), 512)))
+	// What a peer claims to send is believed as far as it has sent a part of it.
+	const most, believed = 64<<10 + 64, 4
+	p = slices.Grow(p, int(max(min(m.first, most, int64(believed*len(m.socket.wire.Peek()))), 512)))
 	for {
 		n, err := m.Read(p[len(p):cap(p)])
 		p = p[:len(p)+n]
@@ -276,7 +338,8 @@ type lockedReader struct {
 
 func (r *lockedReader) Read(p []byte) (int, error) {
 	s := r.m.socket
-	if err := s.lockRead(r.ctx); err != nil {
+	ctx := s.readContext(r.ctx)
+	if err := s.lockRead(ctx); err != nil {
 		return 0, err
 	}
 	defer s.unlockRead()
@@ -289,12 +352,12 @@ func (r *lockedReader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if err := s.wire.Within(r.ctx); err != nil {
+	if err := s.wire.Within(ctx); err != nil {
 		if err == wire.ErrInterrupted {
-			s.abort(r.ctx.Err())
+			s.abort(ctx.Err())
 			return 0, s.Err()
 		}
-		return 0, s.readFailed(r.ctx)
+		return 0, s.readFailed(ctx)
 	}
 	return r.m.Read(p)
 }

@@ -1,6 +1,7 @@
 package foyer
 
 import (
+	"iter"
 	"maps"
 	"slices"
 	"sync"
@@ -13,9 +14,9 @@ import (
 type registry struct {
 	mu       sync.Mutex
 	entering map[*wire.Conn]struct{} // connections whose request is being read
-	handling int                     // connections in their handshake, those among them
+	handling int                     // handshakes under way, and connections whose request is being read
 	reserved int                     // handshakes that hold a place
-	untold   int                     // sockets that listen and have not called Closed yet
+	untold   int                     // sockets that handle events and have not called Closed yet
 	sockets  map[*Socket]struct{}
 	closed   bool
 	shut     chan struct{} // closed when closed is set; nil until somebody waits for that
@@ -63,15 +64,46 @@ func (g *registry) leave(c *wire.Conn) {
 	g.wakeIfIdle()
 }
 
-// reserve takes a place among the open sockets, of which there may be max; no more than zero is no limit.
-func (g *registry) reserve(max int) (ok, closed bool) {
+// beginHandshake notes that a handshake has begun whose request was read. It returns why no socket can be let in, nil if
+// one can: max may be open, and no more than zero is no limit.
+func (g *registry) beginHandshake(max int) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed || max > 0 && g.reserved+len(g.sockets) >= max {
-		return false, g.closed
+	if err := g.full(max); err != nil {
+		return err
+	}
+	g.handling++
+	return nil
+}
+
+// endHandshake notes that a handshake has ended.
+func (g *registry) endHandshake() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.handling--
+	g.wakeIfIdle()
+}
+
+// reserve takes a place among the open sockets, or returns why there is none.
+func (g *registry) reserve(max int) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.full(max); err != nil {
+		return err
 	}
 	g.reserved++
-	return true, false
+	return nil
+}
+
+// full returns why no socket can be let in. The caller has the lock.
+func (g *registry) full(max int) error {
+	switch {
+	case g.closed:
+		return ErrClosed
+	case max > 0 && g.reserved+len(g.sockets) >= max:
+		return errMaxOpen
+	}
+	return nil
 }
 
 // release gives a reserved place back.
@@ -82,12 +114,17 @@ func (g *registry) release() {
 	g.wakeIfIdle()
 }
 
-// add puts s into a reserved place. It reports false when the registry was closed meanwhile; s is in all the same.
+// add puts s into a reserved place, unless s has ended already. It reports false when the registry was closed in the
+// meantime; s is in all the same.
 func (g *registry) add(s *Socket) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.reserved--
 	g.upgraded++
+	if s.State() == StateClosed { // and was not found here, or will not be
+		g.traffic.add(s.traffic())
+		return !g.closed
+	}
 	if g.sockets == nil {
 		g.sockets = make(map[*Socket]struct{})
 	}
@@ -195,7 +232,20 @@ func (g *registry) isClosed() bool {
 func (g *registry) all() []*Socket {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return slices.Collect(maps.Keys(g.sockets))
+	return slices.AppendSeq(make([]*Socket, 0, len(g.sockets)), maps.Keys(g.sockets))
+}
+
+// Sockets returns an iterator over the sockets that are open and that the program has taken, in no order. It is a
+// snapshot of the moment when the iteration begins: sockets may end in the meantime, and new ones are not seen. No lock is
+// held, so that the loop may do what it likes.
+func (h *Handler) Sockets() iter.Seq[*Socket] {
+	return func(yield func(*Socket) bool) {
+		for _, s := range h.registry.all() {
+			if s.accepted.Load() && s.State() == StateOpen && !yield(s) {
+				return
+			}
+		}
+	}
 }
 
 // sweep looks at each open socket once: for peers that have gone silent, stopped reading, or left while they waited.

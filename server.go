@@ -24,7 +24,8 @@ type Server struct {
 	Handler *Handler
 
 	// TLSConfig, if not nil, makes the Server speak wss. It needs a certificate. Where it names no protocols,
-	// "http/1.1" is put in, the only one that a Server speaks; for HTTP/2 there is net/http.
+	// "http/1.1" is put in, the only one that a Server speaks; for HTTP/2 there is net/http. It is read when the Server
+	// starts to listen; later changes have no effect.
 	TLSConfig *tls.Config
 
 	mu       sync.Mutex // guards:
@@ -69,7 +70,8 @@ func (s *Server) serveInBackground(l net.Listener) error {
 		l.Close()
 		return err
 	}
-	go s.accept(l, a)
+	next := s.acceptFrom(l, a)
+	go s.accept(next)
 	return nil
 }
 
@@ -98,7 +100,7 @@ func (s *Server) serve(l net.Listener, a *wire.Acceptor) error {
 		l.Close()
 		return err
 	}
-	return s.accept(l, a)
+	return s.accept(s.acceptFrom(l, a))
 }
 
 // open makes l, and a on it, what the Server listens on. a is closed when that is not possible.
@@ -130,8 +132,7 @@ const (
 )
 
 // accept accepts connections until the listener is closed.
-func (s *Server) accept(l net.Listener, a *wire.Acceptor) error {
-	next := s.acceptFrom(l, a)
+func (s *Server) accept(next func() (*wire.Conn, error)) error {
 	delay := minAcceptDelay
 	for {
 		c, err := next()
@@ -217,9 +218,9 @@ func (s *Server) tlsConfig() *tls.Config {
 	return config
 }
 
-// maxWaiting is how many goroutines that performed a handshake wait for the next. Their stacks have grown to what it
+// maxIdleHandlers is how many goroutines that performed a handshake wait for the next. Their stacks have grown to what it
 // takes, which costs a twentieth of a handshake.
-const maxWaiting = 4
+const maxIdleHandlers = 4
 
 // handle performs the handshake on c, and then perhaps on others.
 func (s *Server) handle(c *wire.Conn) {
@@ -228,7 +229,7 @@ func (s *Server) handle(c *wire.Conn) {
 	s.mu.Unlock()
 	for {
 		s.Handler.handle(c) // which reports its errors
-		if s.waiting.Add(1) > maxWaiting {
+		if s.waiting.Add(1) > maxIdleHandlers {
 			s.waiting.Add(-1)
 			return
 		}

@@ -62,8 +62,7 @@ func (s State) String() string {
 //
 // All methods may be called from any goroutine at any time. Messages of concurrent writers do not mix. Only one
 // goroutine at a time can read; a second gets ErrReading. Pings from the peer are answered, and its close frame is
-// noticed, while the program reads: a program that only writes should have a goroutine that reads all the same, see
-// [Socket.Read].
+// noticed, while the program reads: a program that only writes should call [Socket.CloseRead].
 //
 // A Socket must be closed when the program is done with it, with Close or Abort; sockets of [Handler.ForEach] are closed
 // when the function returns.
@@ -76,27 +75,42 @@ type Socket struct {
 	server      bool
 	deflate     bool // permessage-deflate was negotiated
 
-	waits   bool                     // in the pool, the program does not have it yet; guarded by waitMu
-	waitMu  sync.Mutex               //
-	reading atomic.Bool              // a goroutine has the reading side; it stays with the events
-	message *messageReader           // the message being read, touched only by who has the reading side
-	events  atomic.Pointer[listener] // nil until Listen
+	accepted atomic.Bool              // the program has it
+	left     atomic.Bool              // the peer has left, and something that it sent may be left to read
+	reading  readingSide              // one goroutine at a time reads; it stays with the events
+	message  *messageReader           // the message being read, touched only by the goroutine that reads
+	events   atomic.Pointer[listener] // nil until Handle
 
 	writeMu   sync.Mutex    // guards the order of messages, gorilla's writing side, and:
 	streaming chan struct{} // closed when the open Writer is; nil when there is none
 
-	state      atomic.Int32            // changed in close.go only
-	mu         sync.Mutex              // guards:
-	ending     *CloseError             // how it will end, once that is certain
-	ended      *CloseError             // how, once Closed
-	closeTimer *time.Timer             // ends a close handshake that the peer does not finish
-	pings      *ping                   // that wait for their pong, oldest first
-	cancel     context.CancelCauseFunc // ends the context of a ForEach function
-	done       chan struct{}           // closed at the end; nil until somebody asks for it
+	state      atomic.Int32  // changed in close.go only
+	mu         sync.Mutex    // guards:
+	ending     *CloseError   // how it will end, once that is certain
+	ended      *CloseError   // how, once Closed
+	closeTimer *time.Timer   // ends a close handshake that the peer does not finish
+	pings      *ping         // that wait for their pong, oldest first
+	extra      *extra        // nil until needed
+	done       chan struct{} // closed at the end; nil until somebody asks for it
 
 	messagesIn, messagesOut atomic.Uint64
 
 	keepalive keepalive // touched only by the sweep
+}
+
+// An extra is what few sockets have.
+type extra struct {
+	cancels []context.CancelCauseFunc // end the contexts of the socket
+	context *socketContext            // of Context
+	values  *values
+}
+
+// more returns what few sockets have. The caller has s.mu.
+func (s *Socket) more() *extra {
+	if s.extra == nil {
+		s.extra = new(extra)
+	}
+	return s.extra
 }
 
 // newSocket returns the Socket that speaks through c. What it writes stays in memory until c is opened.
@@ -129,6 +143,7 @@ func (o *owner) Control(opcode byte, payload []byte) { (*Socket)(o).control(opco
 func (o *owner) Continues()                          { (*Socket)(o).continues() }
 func (o *owner) Wrote()                              { (*Socket)(o).announce() }
 func (o *owner) Failed(err error)                    { (*Socket)(o).abort(err) }
+func (o *owner) HungUp()                             { (*Socket)(o).hungUp() }
 func (o *owner) Ready(onLoop bool)                   { (*Socket)(o).ready(onLoop) }
 
 // State returns the present state.

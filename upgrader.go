@@ -2,14 +2,12 @@ package foyer
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/base64"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -33,6 +31,9 @@ func IsHandshake(r *http.Request) bool {
 
 // checkRequest judges the request itself, RFC 6455 section 4.2.1.
 func checkRequest(r *http.Request) *HandshakeError {
+	if refusal := checkSize(r); refusal != nil {
+		return refusal
+	}
 	switch {
 	case isConnect(r):
 		return checkConnect(r)
@@ -42,6 +43,8 @@ func checkRequest(r *http.Request) *HandshakeError {
 		return refuse(http.StatusBadRequest, "A WebSocket handshake needs HTTP/1.1.")
 	case r.Host == "" || len(r.Header["Host"]) > 0 && !isOnly(r.Header["Host"], r.Host): // fasthttp leaves it there
 		return refuse(http.StatusBadRequest, "A WebSocket handshake needs one Host header.")
+	case !validHost(r.Host):
+		return refuse(http.StatusBadRequest, "The Host header is malformed.")
 	case r.ContentLength != 0 || len(r.TransferEncoding) > 0:
 		return refuse(http.StatusBadRequest, "A WebSocket handshake has no body.")
 	case !IsHandshake(r):
@@ -54,8 +57,43 @@ func checkRequest(r *http.Request) *HandshakeError {
 	return nil
 }
 
-func refuse(status int, reason string) *HandshakeError {
-	return &HandshakeError{Status: status, Code: CloseProtocolError, Reason: reason}
+// validHost reports whether s is a host with or without a port (RFC 9110 section 7.2). net/http looks at its characters
+// only.
+func validHost(s string) bool {
+	host, port := s, ""
+	if i := strings.LastIndexByte(s, ':'); i >= 0 && strings.IndexByte(s[i:], ']') < 0 {
+		host, port = s[:i], s[i+1:]
+	}
+	for i := range len(port) {
+		if port[i] < '0' || '9' < port[i] {
+			return false
+		}
+	}
+	if inner, ok := strings.CutPrefix(host, "["); ok {
+		inner, ok = strings.CutSuffix(inner, "]")
+		addr, err := netip.ParseAddr(inner)
+		return ok && err == nil && addr.Is6()
+	}
+	return host != "" && len(host) <= maxName && !strings.ContainsAny(host, ":[]")
+}
+
+// checkSize holds a request that net/http has parsed to the bounds of those that are parsed here: what is kept of it lives
+// as long as the socket.
+func checkSize(r *http.Request) *HandshakeError {
+	if len(r.RequestURI) > maxLine {
+		return &HandshakeError{Status: http.StatusRequestURITooLong, Code: CloseMessageTooBig, Reason: "Request too large."}
+	}
+	size, lines := len(r.RequestURI), 0
+	for name, values := range r.Header {
+		for _, v := range values {
+			lines++
+			size += len(name) + len(v)
+			if len(name)+len(v) > maxLine || size > maxHead || lines > maxHeaderLines {
+				return &HandshakeError{Status: http.StatusRequestHeaderFieldsTooLarge, Code: CloseMessageTooBig, Reason: "Request too large."}
+			}
+		}
+	}
+	return nil
 }
 
 func isOnly(values []string, want string) bool { return len(values) == 1 && values[0] == want }
@@ -128,10 +166,13 @@ func answerHeader(outer, authorized http.Header) http.Header {
 
 // ask asks Origins and Authorize. A panic in them is a refusal.
 func (h *Handler) ask(r *http.Request) (header http.Header, refusal *HandshakeError) {
+	defer h.asking.Add(-1)
+	if h.asking.Add(1) > maxWaiting {
+		return nil, unavailable(errAsking)
+	}
 	defer func() {
 		if v := recover(); v != nil {
-			refusal = &HandshakeError{Status: http.StatusInternalServerError, Code: CloseInternalServerErr,
-				Reason: "Internal server error.", Err: &PanicError{Value: v, Stack: debug.Stack()}}
+			refusal = internal(&PanicError{Value: v, Stack: debug.Stack()})
 		}
 	}()
 	origins := h.Origins
@@ -150,83 +191,9 @@ func (h *Handler) ask(r *http.Request) (header http.Header, refusal *HandshakeEr
 		return nil, notAuthorized(header, err)
 	}
 	if err := checkHeader(header); err != nil {
-		return nil, &HandshakeError{Status: http.StatusInternalServerError, Code: CloseInternalServerErr,
-			Reason: "Internal server error.", Err: err}
+		return nil, internal(err)
 	}
 	return header, nil
-}
-
-// notAuthorized turns the error of an Authorize function into a refusal. Where that is a *HandshakeError it has the
-// say; its text goes out, that of any other error does not.
-func notAuthorized(header http.Header, err error) *HandshakeError {
-	refusal := &HandshakeError{Status: http.StatusForbidden, Code: ClosePolicyViolation, Reason: "Access forbidden.", Err: err}
-	var chosen *HandshakeError
-	if errors.As(err, &chosen) {
-		if chosen.Status >= 300 && chosen.Status <= 599 {
-			refusal.Status = chosen.Status
-		}
-		if chosen.Code != 0 {
-			refusal.Code = chosen.Code
-		}
-		if chosen.Reason != "" {
-			refusal.Reason = chosen.Reason
-		}
-	}
-	if checkHeader(header) == nil {
-		refusal.header = header // WWW-Authenticate, Location, Retry-After
-	}
-	return refusal
-}
-
-// refusalHeader returns the headers that go with a refusal.
-func (h *Handler) refusalHeader(refusal *HandshakeError) http.Header {
-	header := refusal.header.Clone()
-	if header == nil {
-		header = make(http.Header)
-	}
-	switch refusal.Status {
-	case http.StatusServiceUnavailable:
-		if header.Get("Retry-After") == "" {
-			header.Set("Retry-After", "1")
-		}
-	case http.StatusMethodNotAllowed:
-		header.Set("Allow", "GET")
-	case http.StatusUpgradeRequired:
-		header.Set("Upgrade", "websocket")
-		header.Set("Sec-WebSocket-Version", "13")
-	}
-	if name := h.serverName(); name != "" {
-		header.Set("Server", name)
-	}
-	header.Set("Content-Type", "text/plain; charset=utf-8")
-	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set("Connection", "close")
-	return header
-}
-
-// answer writes a refusal through net/http.
-func (h *Handler) answer(w http.ResponseWriter, r *http.Request, refusal *HandshakeError) {
-	header := w.Header()
-	for name, values := range h.refusalHeader(refusal) {
-		header[name] = values
-	}
-	if r.ProtoMajor > 1 { // RFC 9113 section 8.2.2; net/http would take leave of all that is on the connection
-		header.Del("Connection")
-		header.Del("Upgrade")
-	}
-	w.WriteHeader(refusal.Status)
-	io.WriteString(w, refusal.Reason+"\n")
-}
-
-// answerTo writes a refusal to a connection that net/http has nothing to do with.
-func (h *Handler) answerTo(conn net.Conn, refusal *HandshakeError) {
-	var b bytes.Buffer
-	body := refusal.Reason + "\n"
-	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", refusal.Status, http.StatusText(refusal.Status))
-	h.refusalHeader(refusal).Write(&b)
-	fmt.Fprintf(&b, "Content-Length: %d\r\n\r\n%s", len(body), body)
-	conn.SetDeadline(time.Now().Add(lingerTime)) // for TLS, which may read first
-	conn.Write(b.Bytes())
 }
 
 // upgrade answers r, with the 101 that gorilla's Upgrader writes or in the way that a has, and returns the socket.
@@ -391,51 +358,6 @@ func newUpgrader(cfg *config) *websocket.Upgrader {
 	}
 }
 
-// hijack takes the connection from w, however deep other ResponseWriters have wrapped it. Some have a Hijack method that
-// works, or even returns, only if what they wrap has one, too.
-func hijack(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter, *HandshakeError) {
-	err := error(http.ErrNotSupported)
-	for {
-		if h, ok := w.(http.Hijacker); ok {
-			conn, rw, failed := hijackFrom(h)
-			if failed == nil {
-				return conn, rw, nil
-			}
-			err = failed
-		}
-		inner, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			break
-		}
-		w = inner.Unwrap()
-	}
-	if _, ok := w.(http.Hijacker); !ok {
-		err = fmt.Errorf("foyer: %T hides http.Hijacker: it should have a method Unwrap() http.ResponseWriter: %w", w, err)
-	}
-	return nil, nil, &HandshakeError{Status: http.StatusInternalServerError, Code: CloseInternalServerErr,
-		Reason: "Internal server error.", Err: err}
-}
-
-// innermost returns the http.ResponseWriter that all others wrap, as far as they say so.
-func innermost(w http.ResponseWriter) http.ResponseWriter {
-	for {
-		outer, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			return w
-		}
-		w = outer.Unwrap()
-	}
-}
-
-func hijackFrom(h http.Hijacker) (conn net.Conn, rw *bufio.ReadWriter, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = &PanicError{Value: v, Stack: debug.Stack()}
-		}
-	}()
-	return h.Hijack()
-}
-
 // readRequest reads the head of a request from c. What follows it stays in c.
 func readRequest(c *wire.Conn) (*http.Request, *HandshakeError) {
 	var p requestParser
@@ -453,19 +375,6 @@ func readRequest(c *wire.Conn) (*http.Request, *HandshakeError) {
 			return nil, unfinished(err, c.BytesIn() > 0)
 		}
 	}
-}
-
-// unfinished is the refusal of a request that did not come in whole. Who sent nothing at all gets no answer.
-func unfinished(err error, begun bool) *HandshakeError {
-	refusal := &HandshakeError{Code: CloseAbnormalClosure, Reason: "The handshake was not finished.", Err: err}
-	var timeout net.Error
-	if errors.As(err, &timeout) && timeout.Timeout() {
-		refusal.Err = ErrHandshakeTimeout
-		if begun {
-			refusal.Status = http.StatusRequestTimeout
-		}
-	}
-	return refusal
 }
 
 // within gives the hooks of r a context that ends at deadline.

@@ -30,9 +30,10 @@ func (s *Socket) SendBinary(ctx context.Context, p []byte) error {
 	return s.send(ctx, Binary, p, stream)
 }
 
-// TryWrite sends p as one message without ever waiting. Where Write would wait, because MaxWriteBuffer bytes are waiting
-// for the peer or a Writer is open, TryWrite sends nothing and returns ErrWriteBufferFull. p is the caller's again when TryWrite
-// returns.
+// TryWrite sends p as one message without ever waiting. Where Write would wait, TryWrite sends nothing and returns an
+// error: ErrWriteBufferFull if too many of the MaxWriteBuffer bytes are waiting for the peer, ErrWriterOpen if the message
+// of a Writer is unfinished. A message that would not fit into an empty buffer is ErrMessageTooBig. p is the caller's
+// again when TryWrite returns.
 func (s *Socket) TryWrite(t MessageType, p []byte) error {
 	return s.send(background, t, p, post)
 }
@@ -168,6 +169,10 @@ func (s *Socket) lockWrite(ctx context.Context, t MessageType, n int, wait bool)
 		s.writeMu.Unlock()
 
 		switch {
+		case !wait && s.config.maxWrite > 0 && n > s.config.maxWrite:
+			return ErrMessageTooBig
+		case !wait && streaming != nil:
+			return ErrWriterOpen
 		case !wait:
 			return ErrWriteBufferFull
 		case streaming != nil:
@@ -288,6 +293,9 @@ func (w *messageWriter) failed(err error) error {
 
 // writeError returns the error of a write: how the socket ended, if it did.
 func (s *Socket) writeError(err error) error {
+	if broken := s.wire.Failed(); broken != nil && err == broken {
+		s.abort(err) // which the goroutine that found out is about to do
+	}
 	if err == websocket.ErrCloseSent || s.State() != StateOpen {
 		return s.closedError()
 	}

@@ -98,8 +98,8 @@ func TestOutgoingFrameSize(t *testing.T) {
 			t.Errorf("%d bytes: %v, want %v", length, frames, want)
 		}
 	}
-	if sent, dropped := Broadcast(slices.Values([]*Socket{s}), Text, bytes.Repeat([]byte("b"), 11)); sent != 1 || dropped != 0 {
-		t.Error(sent, dropped)
+	if dropped := Broadcast(slices.Values([]*Socket{s}), Text, bytes.Repeat([]byte("b"), 11)); dropped != nil {
+		t.Error(dropped)
 	}
 	if frames, _ := readFrames(t, br); !slices.Equal(frames, []string{"1:10+", "0:1"}) {
 		t.Error(frames)
@@ -121,7 +121,7 @@ func TestConcurrentWritersDoNotMix(t *testing.T) {
 				case 0:
 					err = s.Write(t.Context(), Binary, m)
 				case 1:
-					for err = s.TryWrite(Binary, m); err == ErrWriteBufferFull; err = s.TryWrite(Binary, m) {
+					for err = s.TryWrite(Binary, m); err == ErrWriteBufferFull || err == ErrWriterOpen; err = s.TryWrite(Binary, m) {
 						time.Sleep(time.Millisecond)
 					}
 				case 2:
@@ -254,8 +254,8 @@ func TestWriter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.TryWrite(Text, nil); err != ErrWriteBufferFull {
-		t.Errorf("Post while a Writer is open: %v", err)
+	if err := s.TryWrite(Text, nil); err != ErrWriterOpen {
+		t.Errorf("TryWrite while a Writer is open: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
@@ -361,8 +361,10 @@ func TestBroadcast(t *testing.T) {
 		t.Fatal(err)
 	}
 	var all iter.Seq[*Socket] = slices.Values(sockets)
-	if sent, dropped := Broadcast(all, Text, []byte("to everybody")); sent != 3 || dropped != 2 {
-		t.Errorf("sent %d, dropped %d", sent, dropped)
+	dropped := Broadcast(all, Text, []byte("to everybody"))
+	if len(dropped) != 2 || dropped[0].Socket != sockets[3] || dropped[0].Err != ErrWriterOpen ||
+		dropped[1].Socket != sockets[4] || !errors.Is(dropped[1].Err, ErrClosed) {
+		t.Errorf("dropped %v", dropped)
 	}
 	w.Close()
 	for _, c := range clients[:3] {
@@ -370,8 +372,8 @@ func TestBroadcast(t *testing.T) {
 			t.Error(string(p), err)
 		}
 	}
-	if sent, dropped := Broadcast(all, 0, nil); sent != 0 || dropped != 5 {
-		t.Errorf("sent %d, dropped %d", sent, dropped)
+	if dropped := Broadcast(all, 0, nil); len(dropped) != 5 {
+		t.Errorf("dropped %v", dropped)
 	}
 }
 

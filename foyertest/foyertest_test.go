@@ -106,8 +106,9 @@ func TestPair(t *testing.T) {
 		if user, _, _ := server.Request().BasicAuth(); user != "user" || server.Subprotocol() != "a" || h.Pending() != 0 {
 			t.Error(user, server.Subprotocol(), h.Pending())
 		}
-		if err := client.Close(4000, "bye"); err != nil || client.CloseCode() != 4000 {
-			t.Error(err, client.Err())
+		client.Close(4000, "bye")
+		if <-client.Done(); client.CloseCode() != 4000 {
+			t.Error(client.Err())
 		}
 	}
 }

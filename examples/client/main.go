@@ -153,8 +153,8 @@ func (c *client) do(ctx context.Context, s *foyer.Socket, line string) error {
 		code := foyer.CloseNormalClosure
 		if number != "" {
 			n, err := strconv.Atoi(number)
-			if err != nil {
-				return err
+			if err != nil || n < 1000 || n > 4999 {
+				return fmt.Errorf("a close code is 1000 to 4999, not %q", number)
 			}
 			code = foyer.CloseCode(n)
 		}

@@ -81,7 +81,7 @@ func TestClient(t *testing.T) {
 	}
 	for _, want := range []string{
 		`^connected to 127\.0\.0\.1:\d+, subprotocol "b"\n`, `frame of text, 5 bytes, last true\n`, `text, 5 bytes: "hello"\n`,
-		`binary, 3 bytes: 0001ff\n`, `invalid byte`, `pong after [0-9.µmn]+s: "are you there"\n`, `may not be sent`, `closed: 4000`,
+		`binary, 3 bytes: 0001ff\n`, `invalid byte`, `pong after [0-9.µmn]+s: "are you there"\n`, `a close code is`, `closed: 4000`,
 	} {
 		if !regexp.MustCompile(want).MatchString(out.String()) {
 			t.Errorf("no %q in\n%s", want, out.String())

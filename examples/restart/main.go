@@ -1,3 +1,5 @@
+//go:build !js
+
 // Restart is a server that a new process can replace while clients are connected. On SIGHUP it starts its own program
 // again, which may be a newer one by now, and gives it the listening socket. As soon as that says that it serves, the old
 // process accepts no more connections, closes its sockets with 1012 over the time of -spread, and exits. There is a

@@ -42,6 +42,8 @@ type Owner interface {
 	Wrote()
 	// Failed is told, once, that the output has failed.
 	Failed(err error)
+	// HungUp is told, at least once where a loop sees it, that the peer has closed its side. It must not wait.
+	HungUp()
 	// Ready is called when there may be something to read on a Conn that is attended to, also while a call before is
 	// under way. On a loop, what takes long in it has the loop taken over.
 	Ready(onLoop bool)
@@ -71,9 +73,8 @@ type Conn struct {
 
 // network is a connection of the net package, or one that behaves like it.
 type network struct {
-	net    net.Conn
-	below  syscall.RawConn // of the TCP connection under TLS, else nil
-	credit int             // how many times more that is writable; guarded by the lock of the output
+	net   net.Conn
+	below syscall.RawConn // of the TCP connection under TLS, else nil
 }
 
 // New returns a Conn on conn. The bytes of early, which somebody read from conn before, come first. What is written
@@ -103,6 +104,7 @@ func (c *Conn) Frame(l *Limits, owner Owner) {
 	} else {
 		c.net.SetDeadline(time.Time{})
 	}
+	c.framed()
 }
 
 // Bound makes reads and writes fail at a deadline; the zero time is none. On a connection that knows no deadlines it
@@ -402,6 +404,9 @@ var ErrNothing = errors.New("nothing to read")
 func (c *Conn) receive(p []byte) (n int, err error) {
 	if c.gathers && !c.impatient {
 		c.Scatter() // the input is used up
+	}
+	if c.watched != nil && c.watched.ended() {
+		return 0, ErrInterrupted // a peer that never stops sending must not keep the reader
 	}
 	if c.taken() {
 		n, err = c.receiveTaken(p)

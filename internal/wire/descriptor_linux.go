@@ -41,6 +41,8 @@ const (
 	attended             // the owner is told of input, nobody waits for it
 	closed               // by us
 	overdue              // the deadline of reads has passed
+	owned                // the owner is there, and told when the peer hangs up
+	urgent               // urgent data has come: a short read need not have read all there is
 )
 
 func (f *flags) has(bits uint32) bool { return f.bits.Load()&bits != 0 }
@@ -276,7 +278,7 @@ func (d *descriptor) read(p []byte) (n int, err error) {
 	case n == 0:
 		d.flags.set(ready)
 		return 0, io.EOF
-	case n == len(p):
+	case n == len(p), d.flags.has(urgent):
 		d.flags.set(ready)
 	}
 	return n, nil
@@ -321,13 +323,6 @@ func (c *Conn) awaitRoom() error {
 	}
 	defer c.unuse()
 	return c.loop.control(unix.EPOLL_CTL_MOD, c, outputEdges)
-}
-
-// writableFD reports whether a write would not find the kernel's buffer full.
-func writableFD(fd int) bool {
-	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-	n, _ := unix.Poll(poll, 0)
-	return n > 0
 }
 
 // await waits until there may be something to read.
@@ -432,8 +427,12 @@ func (c *Conn) Idle() bool { return !c.mayRead() && !c.Unread() }
 
 // happened is told by the loop what has happened to the descriptor. It reports whether the owner is to be told.
 func (c *Conn) happened(events uint32) bool {
+	hangsUp := false
 	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-		c.flags.set(hungUp)
+		hangsUp = c.flags.bits.Or(hungUp)&(hungUp|owned) == owned
+	}
+	if events&unix.EPOLLPRI != 0 {
+		c.flags.set(urgent)
 	}
 	if events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
 		c.unblock()
@@ -443,16 +442,57 @@ func (c *Conn) happened(events uint32) bool {
 	}
 	c.flags.set(ready)
 	c.wake()
+	if hangsUp {
+		c.owner.HungUp()
+	}
 	return c.flags.has(attended)
 }
 
-// look looks at the connection. As long as the loop has not told that the peer is gone there is no need to.
-func (c *Conn) look() sight {
-	if !c.flags.has(hungUp | closed) {
-		return quiet
+// keptOffLoop reports whether the owner is told on goroutines of its own. A loop that is taken over says so before it lets
+// go of what was gathered.
+func (d *descriptor) keptOffLoop() bool { return d.slow.Load() > 0 }
+
+// framed has the owner told when the peer hangs up, which may have happened before.
+func (c *Conn) framed() {
+	if c.flags.bits.Or(owned)&hungUp != 0 {
+		c.owner.HungUp()
 	}
-	if !c.use() {
-		return broken
+}
+
+// SeenHungUp reports whether the peer is known to have closed its side.
+func (c *Conn) SeenHungUp() bool { return c.flags.has(hungUp) }
+
+// AcknowledgedWithin reports whether the peer's kernel has acknowledged something within the last d. It is true where that
+// cannot be known, as for Unix sockets, whose peers do not vanish without a sign.
+func (c *Conn) AcknowledgedWithin(d time.Duration) (yes bool) {
+	yes = true
+	ask := func(fd uintptr) {
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			yes = time.Duration(info.Last_ack_recv)*time.Millisecond <= d+clockSlack
+		}
+	}
+	switch {
+	case !c.taken() && c.below != nil:
+		c.below.Control(ask)
+	case c.taken() && c.use():
+		ask(uintptr(c.fd))
+		c.unuse()
+	}
+	return yes
+}
+
+// clockSlack is how much coarser the kernel's clock may be.
+const clockSlack = 10 * time.Millisecond
+
+// look looks at the connection. As long as the loop has not told that the peer is gone there is no need to ask the system.
+func (c *Conn) look() Sight {
+	switch {
+	case !c.flags.has(hungUp | closed | ready):
+		return Quiet
+	case !c.flags.has(hungUp | closed):
+		return Arrived
+	case !c.use():
+		return Broken
 	}
 	defer c.unuse()
 	return lookFD(int(c.fd))
@@ -527,48 +567,33 @@ func rawConn(conn net.Conn) syscall.RawConn {
 	return nil
 }
 
-// writable reports whether the TCP connection under TLS takes inlineSize bytes. Where it does it takes them a few times,
-// and need not be asked each time: Linux calls it writable when a third of its buffer is free.
-func (n *network) writable() (ok bool) {
-	switch {
-	case n.below == nil:
-		return false
-	case n.credit > 0:
-		n.credit--
-		return true
-	}
-	n.below.Control(func(fd uintptr) { ok = writableFD(int(fd)) })
-	if ok {
-		n.credit = 3
-	}
-	return ok
-}
-
 // lookRaw looks at a connection of the net package.
-func lookRaw(raw syscall.RawConn) (seen sight) {
+func lookRaw(raw syscall.RawConn) (seen Sight) {
 	if raw.Control(func(fd uintptr) { seen = lookFD(int(fd)) }) != nil {
-		return broken
+		return Broken
 	}
 	return seen
 }
 
 // lookFD looks at a socket without taking anything from it.
-func lookFD(fd int) sight {
+func lookFD(fd int) Sight {
 	var b [1]byte
 	n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	switch {
 	case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR):
-		return quiet
+		return Quiet
 	case err != nil:
-		return broken
+		return Broken
 	case n == 0:
-		return ended
+		return Ended
 	}
-	// A reset may stand behind it.
-	poll := []unix.PollFd{{Fd: int32(fd)}}
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
 	unix.Poll(poll, 0)
-	if poll[0].Revents&unix.POLLERR != 0 { // and not POLLHUP, which a Unix socket has when it was closed in order
-		return broken
+	switch seen := poll[0].Revents; {
+	case seen&unix.POLLERR != 0: // a reset; and not POLLHUP, which a Unix socket has when it was closed in order
+		return Broken
+	case seen&unix.POLLRDHUP != 0:
+		return Leaving
 	}
-	return arrived
+	return Arrived
 }

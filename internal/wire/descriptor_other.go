@@ -23,7 +23,9 @@ func (*Conn) expire()                                 { panic(noDescriptor) }
 func (*Conn) bounded() bool                           { panic(noDescriptor) }
 func (*descriptor) setDeadline(time.Time)             { panic(noDescriptor) }
 func (*descriptor) wake()                             { panic(noDescriptor) }
-func (*descriptor) look() sight                       { panic(noDescriptor) }
+func (*descriptor) look() Sight                       { panic(noDescriptor) }
+func (*Conn) framed()                                 {}
+func (*descriptor) keptOffLoop() bool                 { return true }
 func (*descriptor) closeDescriptor()                  { panic(noDescriptor) }
 
 // An Acceptor does not exist on this system.
@@ -63,6 +65,11 @@ func (c *Conn) RemoteAddr() net.Addr { return c.net.RemoteAddr() }
 
 func rawConn(net.Conn) syscall.RawConn { return nil }
 
-func (*network) writable() bool { return false }
+func lookRaw(syscall.RawConn) Sight { panic(noDescriptor) }
 
-func lookRaw(syscall.RawConn) sight { panic(noDescriptor) }
+// SeenHungUp reports whether the peer is known to have closed its side.
+func (*Conn) SeenHungUp() bool { return false }
+
+// AcknowledgedWithin reports whether the peer's kernel is known to have been there within the last d, true where that
+// cannot be known.
+func (*Conn) AcknowledgedWithin(time.Duration) bool { return true }

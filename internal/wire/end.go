@@ -9,46 +9,83 @@ import (
 	"time"
 )
 
-// A sight is what can be seen of a connection without reading from it.
-type sight int
+// A Sight is what can be seen of a peer without reading from the connection.
+type Sight int
 
+// The sights, worse ones later.
 const (
-	quiet   sight = iota // nothing has come
-	arrived              // something has come
-	ended                // the peer has closed, and all it sent was read
-	broken               // the connection is no more
+	Unknown Sight = iota // it has to be read
+	Quiet                // nothing has come that was not read
+	Arrived              // something has
+	Leaving              // something has, and the peer has closed its side behind it
+	Ended                // the peer has closed its side, and all it sent was read from the system
+	Broken               // the connection is no more
 )
 
-// HungUp reports whether the peer has gone: the connection is broken, or the peer closed it and nothing that it sent is
-// left to read. It loses nothing of the input, and does not wait but for a millisecond where TLS may hide the end. Only
-// for the goroutine that reads.
+// HungUp reports whether the client of a handshake has gone. It does not wait. Only before Frame.
 func (c *Conn) HungUp() bool {
-	if c.taken() {
-		seen := c.look()
-		return seen == broken || seen == ended && !c.Unread()
-	}
-	if stream, ok := c.net.(*Stream); ok && stream.Gone(c.Unread()) {
-		return true
-	}
-	deadline := longAgo
-	if c.below != nil {
-		switch lookRaw(c.below) {
-		case broken:
-			return true
-		case quiet:
-			return false
+	seen := c.Glance()
+	if seen == Unknown {
+		if raw := rawConn(c.net); raw != nil {
+			seen = lookRaw(raw)
 		}
-		deadline = time.Now().Add(time.Millisecond) // for the record that TLS has, or that has come
+	}
+	return seen == Broken || !c.Unread() && (seen == Ended || seen == Leaving && c.Hides())
+}
+
+// Glance returns what can be seen of the peer. It does not wait, and may be called at any time. On what hides the end of the
+// input, see Hides, it speaks of what lies below that.
+func (c *Conn) Glance() Sight {
+	if c.taken() {
+		return c.look()
+	}
+	if stream, ok := c.net.(*Stream); ok {
+		return stream.look()
+	}
+	if c.below != nil {
+		return lookRaw(c.below)
+	}
+	return Unknown
+}
+
+// Hides reports whether the end of the input may stand in bytes that have to be read to know, as with TLS.
+func (c *Conn) Hides() bool { return !c.taken() && c.below != nil }
+
+// Look is Glance for the goroutine that has the reading side. It still does not wait.
+func (c *Conn) Look() Sight {
+	if seen := c.Glance(); seen != Unknown {
+		return seen
 	}
 	if c.Unread() {
-		return false
+		return Arrived
 	}
-	if err := c.net.SetReadDeadline(deadline); err != nil {
-		return errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) // net.Pipe says so when either end is
+	err := c.net.SetReadDeadline(longAgo)
+	c.net.SetReadDeadline(time.Time{})
+	if errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) { // net.Pipe says so when either end is
+		return Broken
+	}
+	return Unknown
+}
+
+// LookCloser reads ahead to see whether the peer is still there, and keeps what it finds. It waits for a millisecond, or
+// for longer where TLS has something to answer that the peer does not take. Only for the goroutine that has the reading
+// side of a Conn whose descriptor was not taken.
+func (c *Conn) LookCloser() Sight {
+	if c.Unread() {
+		return Arrived
+	}
+	if c.net.SetReadDeadline(time.Now().Add(time.Millisecond)) != nil {
+		return c.Look()
 	}
 	_, err := c.receive(nil)
 	c.net.SetReadDeadline(time.Time{})
-	return err != nil && err != ErrInterrupted && !isTimeout(err)
+	switch {
+	case err == nil:
+		return Arrived
+	case err == ErrInterrupted, isTimeout(err):
+		return Quiet
+	}
+	return Ended
 }
 
 // isTimeout reports whether err says that a deadline has passed.
@@ -101,7 +138,7 @@ func Linger(conn net.Conn, limit time.Duration, first bool) {
 }
 
 // drainSize is how much of a peer's unread input Linger takes in before it closes all the same.
-const drainSize = 1 << 20
+const drainSize = 4 << 20
 
 // closeWrite tells the peer that nothing more comes, and reports whether conn has a way to.
 func closeWrite(conn net.Conn) bool {

@@ -25,7 +25,7 @@ const maxHeader = 14
 
 // A ProtocolError says that the peer broke a rule, and the close code to answer with.
 type ProtocolError struct {
-	Code   int // 1002, 1007 or 1009
+	Code   int // 1002, 1007, 1008 or 1009
 	Reason string
 }
 
@@ -62,7 +62,11 @@ type tap struct {
 	fragmented bool  // a message has begun and its last frame has not come
 	compressed bool  // that message is compressed
 	length     int64 // payload bytes of that message so far
+	empty      int   // fragments of that message without payload so far
 }
+
+// maxEmpty is how many fragments of a message may be empty: they have no end otherwise, because no size counts them.
+const maxEmpty = 1000
 
 // peek parses the header at the start of b and holds it to l. It returns false while b is too short to tell; b is judged as early as
 // its bytes allow, so a peer cannot make anybody wait for the rest of a frame that is wrong already.
@@ -147,6 +151,9 @@ func (t *tap) checkSize(l *Limits, f *frame) error {
 	if f.control() {
 		return nil
 	}
+	if f.payload == 0 && !f.final && f.opcode == opContinuation && t.empty >= maxEmpty {
+		return &ProtocolError{Code: 1008, Reason: "too many empty fragments"}
+	}
 	if l.MaxFrame > 0 && f.payload > l.MaxFrame {
 		return &ProtocolError{Code: 1009, Reason: "frame too big"}
 	}
@@ -172,7 +179,10 @@ func compressedLimit(limit int64) int64 {
 // accept records that the data frame f is taken in.
 func (t *tap) accept(f *frame) {
 	if f.opcode != opContinuation {
-		t.compressed, t.length = f.rsv1, 0
+		t.compressed, t.length, t.empty = f.rsv1, 0, 0
+	}
+	if f.payload == 0 {
+		t.empty++
 	}
 	t.fragmented = !f.final
 	t.length += f.payload

@@ -148,7 +148,7 @@ func (l *loop) add(c *Conn) error {
 
 // The edges that are waited for: always, and while output is blocked as well.
 const (
-	inputEdges  = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET&(1<<32-1)
+	inputEdges  = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLRDHUP | unix.EPOLLET&(1<<32-1)
 	outputEdges = inputEdges | unix.EPOLLOUT
 )
 

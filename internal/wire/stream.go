@@ -221,13 +221,22 @@ func (s *Stream) broken() bool {
 // returned reports whether somebody else's handler has returned. The server ends the body then.
 func (s *Stream) returned() bool { return s.lent && s.ctx.Err() == context.Canceled }
 
-// Gone reports whether the stream is known to be no more. Where the reader has left something unread, Pump does not look,
-// and only the request's context can tell. That might have ended for another reason as well; a deadline that has passed
-// is the work of middleware.
-func (s *Stream) Gone(unread bool) bool {
+// look returns what can be seen of the peer. Where a piece was not taken, Pump does not read on, and only the request's
+// context can tell. That might have ended for another reason as well; a deadline that has passed is the work of middleware.
+func (s *Stream) look() Sight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.broken() || unread && s.ctx.Err() == context.Canceled
+	switch {
+	case s.closed, s.broken(), len(s.piece) > 0 && s.ctx.Err() == context.Canceled:
+		return Broken
+	case len(s.piece) > 0 && s.err != nil:
+		return Leaving
+	case len(s.piece) > 0:
+		return Arrived
+	case s.err != nil:
+		return Ended
+	}
+	return Quiet
 }
 
 // closeDelay is how long a Write that is under way at Close may take to return by itself. Breaking it off resets the stream,

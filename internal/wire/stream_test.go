@@ -244,12 +244,12 @@ func TestStreamOfAHandlerThatHasReturned(t *testing.T) {
 			t.Error(err)
 		}
 		cancel()
-		if s.Gone(false) || !s.Gone(true) {
-			t.Error("only the context has ended")
+		if s.look() != Quiet {
+			t.Error("only the context has ended, and Pump would notice more")
 		}
 		a.body.CloseWithError(errors.New("body closed by handler")) // as net/http does
 		synctest.Wait()
-		if _, err := s.Write([]byte("x")); err != net.ErrClosed || !s.Gone(false) {
+		if _, err := s.Write([]byte("x")); err != net.ErrClosed || s.look() != Broken {
 			t.Error(err)
 		}
 		s.Close()
@@ -273,7 +273,7 @@ func TestStreamOutlivesTimeouts(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), -1)
 		defer cancel()
 		s, _, _, _ := newTestStream(t, ctx, false)
-		if _, err := s.Write([]byte("x")); err != nil || s.Gone(true) {
+		if _, err := s.Write([]byte("x")); err != nil || s.look() != Quiet {
 			t.Error(err)
 		}
 	})

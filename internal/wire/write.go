@@ -218,11 +218,15 @@ func (c *Conn) gather(why gathering) {
 	}
 	c.gathers = true
 	c.mu.Lock()
+	if why == untilTurn && c.keptOffLoop() {
+		why = untilRead // the loop was taken over: nobody but a goroutine of our own would let go
+	}
 	if c.gathering == no {
 		c.gathering = why
 		c.holds++
+		c.letGo() // of what was queued before
 	}
-	c.mu.Unlock()
+	c.carryAndUnlock()
 }
 
 // Scatter ends a Gather. Only for the goroutine that reads.
@@ -288,25 +292,17 @@ func (c *Conn) carryAndUnlock() {
 		return
 	}
 	c.busy = true
-	inline := c.taken() || c.queued-c.written <= inlineSize && c.writable()
 	batch := c.batch()
 	c.mu.Unlock()
-	switch {
-	case c.taken():
+	if c.taken() {
 		c.carryOn(batch)
-	case inline:
-		c.pump(batch, false)
-	default:
-		go c.pump(batch, true)
+	} else {
+		go c.pump(batch) // a write may wait there, for the peer or for the lock of TLS
 	}
 }
 
 // mayLeave reports whether nothing holds bytes back. The caller has the lock.
 func (c *Conn) mayLeave() bool { return c.open && c.holds == 0 && c.err == nil }
-
-// inlineSize is how many bytes are written to a TLS connection by who brings them, when the TCP connection under it is
-// writable.
-const inlineSize = 2 << 10
 
 // maxRounds is how many times a goroutine that writes carries other goroutines' bytes along before it is let go.
 const maxRounds = 8
@@ -348,8 +344,8 @@ func (c *Conn) unblock() {
 const pumpSize = 64 << 10
 
 // pump writes batch to a connection of the net package, and what comes meanwhile, and waits where it must. The caller has
-// made the Conn busy. Who must not wait writes one batch and leaves the rest to a goroutine.
-func (c *Conn) pump(batch [][]byte, mayWait bool) {
+// made the Conn busy.
+func (c *Conn) pump(batch [][]byte) {
 	for batch != nil {
 		p := batch[0][:min(len(batch[0]), pumpSize)]
 		n, err := c.net.Write(p)
@@ -360,10 +356,7 @@ func (c *Conn) pump(batch [][]byte, mayWait bool) {
 			c.fail(err, true)
 			return
 		}
-		if batch = c.wrote(n, false); batch != nil && !mayWait {
-			go c.pump(batch, true)
-			return
-		}
+		batch = c.wrote(n, false)
 	}
 }
 
@@ -443,6 +436,13 @@ func (c *Conn) fail(err error, carrying bool) {
 	if first && carrying && c.owner != nil {
 		c.owner.Failed(err)
 	}
+}
+
+// Failed returns what ended the output, nil while it goes on.
+func (c *Conn) Failed() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
 }
 
 // progressed tells those who wait that something has changed. The caller has the lock.

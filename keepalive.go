@@ -1,0 +1,181 @@
+package foyer
+
+import (
+	"math"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/foyerws/foyer/internal/wire"
+)
+
+// A keepalive is what the sweep remembers of a socket. It is small, because every socket has one: the counts are the
+// lowest bits of counts of bytes, the times are milliseconds.
+type keepalive struct {
+	received uint32 // at the last sweep
+	written  uint32 // at the last sweep
+	quiet    millis // for how long nothing has come in
+	awaited  millis // for how long the pong has not come, though it would have been seen
+	stuck    millis // for how long the peer has taken nothing of what waits
+	gone     millis // for how long the peer has been seen to have left
+	pinged   bool   // a ping is out since
+	reader   bool   // a reader was waiting at the last sweep
+}
+
+// A millis is a time in milliseconds.
+type millis uint32
+
+// add returns m and d together, with what is left of a millisecond rounded up.
+func (m millis) add(d time.Duration) millis {
+	return millis(min(int64(m)+int64((d+time.Millisecond-1)/time.Millisecond), math.MaxUint32))
+}
+
+// reached reports whether m is d or more.
+func (m millis) reached(d time.Duration) bool { return time.Duration(m)*time.Millisecond >= d }
+
+// sweep looks after the socket, elapsed after the last time. It never waits.
+func (s *Socket) sweep(elapsed time.Duration) {
+	if s.State() == StateClosed {
+		return
+	}
+	seen := s.checkPeer()
+	if s.config.pingInterval > 0 {
+		s.sweepInput(elapsed, seen)
+	}
+	s.sweepLeft(elapsed)
+	s.sweepOutput(elapsed)
+	s.sweepCalls(elapsed)
+}
+
+// sweepInput pings a peer that is quiet, and ends the socket when it does not answer.
+func (s *Socket) sweepInput(elapsed time.Duration, seen wire.Sight) {
+	k := &s.keepalive
+	if received := uint32(s.wire.BytesIn()); received != k.received {
+		k.received, k.quiet, k.pinged = received, 0, false
+		return
+	}
+	k.quiet = k.quiet.add(elapsed)
+	if !k.pinged {
+		if k.quiet.reached(s.config.pingInterval) && s.room(0, false) {
+			s.writeControl(websocket.PingMessage, nil)
+			k.pinged, k.reader, k.awaited = true, false, 0
+		}
+		return
+	}
+	reader := s.waitsForInput()
+	switch {
+	case reader && k.reader:
+		k.awaited = k.awaited.add(elapsed)
+	case reader: // since when cannot be known
+	case seen == wire.Quiet:
+		k.awaited = k.awaited.add(elapsed) // the answer would be seen
+	case seen == wire.Unknown:
+		go s.checkPeerCloser()
+	default: // input is waiting that nobody reads, and the answer may stand behind it
+		k.awaited = k.awaited.add(elapsed)
+		if s.wire.AcknowledgedWithin(time.Duration(k.awaited) * time.Millisecond) {
+			k.quiet, k.pinged = 0, false
+		}
+	}
+	k.reader = reader
+	if k.pinged && k.awaited.reached(s.config.pongTimeout) {
+		s.abort(ErrPingTimeout)
+	}
+}
+
+// waitsForInput reports whether somebody would see what comes in.
+func (s *Socket) waitsForInput() bool {
+	if l := s.events.Load(); l != nil && s.wire.Attended() {
+		return l.turns.idle() || s.wire.Waiting()
+	}
+	return s.wire.Waiting()
+}
+
+// sweepLeft ends the socket when its peer has left and the program does not read what it has sent before.
+func (s *Socket) sweepLeft(elapsed time.Duration) {
+	if !s.left.Load() {
+		return
+	}
+	k := &s.keepalive
+	k.gone = k.gone.add(elapsed)
+	if k.gone.reached(s.config.pongTimeout) {
+		s.abort(errLeft)
+	}
+}
+
+// sweepOutput ends the socket when its peer takes nothing of what waits to be written.
+func (s *Socket) sweepOutput(elapsed time.Duration) {
+	k := &s.keepalive
+	written := uint32(s.wire.Written())
+	if written != k.written || s.wire.BytesToWrite() == 0 {
+		k.written, k.stuck = written, 0
+		return
+	}
+	k.stuck = k.stuck.add(elapsed)
+	if k.stuck.reached(s.config.pongTimeout) {
+		s.abort(ErrPingTimeout)
+	}
+}
+
+// hungUp is told by a loop that the peer has closed its side, or that the connection is broken.
+func (s *Socket) hungUp() {
+	if s.wire.Waiting() {
+		return // a goroutine will read that
+	}
+	if l := s.events.Load(); l != nil && l.turns.idle() {
+		return // a turn will
+	}
+	go s.checkPeer()
+}
+
+// checkPeer looks whether the peer is still there. When it has left, the socket ends if nothing is left to read, and
+// otherwise its contexts do. It never waits.
+func (s *Socket) checkPeer() wire.Sight {
+	seen := s.wire.Glance()
+	if seen == wire.Quiet || seen == wire.Arrived || s.State() == StateClosed {
+		return seen
+	}
+	if !s.reading.look(false) {
+		// A Read that is under way looks again when it is done. Events may be busy with a message.
+		if seen >= wire.Leaving && s.events.Load() != nil && !s.waitsForInput() {
+			s.peerLeft()
+		}
+		return seen
+	}
+	if seen == wire.Unknown {
+		seen = s.wire.Look()
+	}
+	unread := s.wire.Unread()
+	s.endLook()
+	switch {
+	case seen == wire.Broken, seen == wire.Ended && !unread && !s.wire.Hides():
+		s.abort(errLeft)
+	case seen >= wire.Leaving && !unread && s.wire.Hides():
+		go s.checkPeerCloser()
+	case seen >= wire.Leaving:
+		s.peerLeft()
+	}
+	return seen
+}
+
+// checkPeerCloser is checkPeer where the end may stand in what can only be read: behind TLS, or where the system has no
+// other way. It keeps what it reads, and may wait.
+func (s *Socket) checkPeerCloser() {
+	if !s.reading.look(true) {
+		return
+	}
+	seen := s.wire.LookCloser()
+	s.endLook()
+	switch seen {
+	case wire.Ended, wire.Broken:
+		s.abort(errLeft)
+	case wire.Leaving:
+		s.peerLeft()
+	}
+}
+
+// endLook gives the reading side back that was taken to look.
+func (s *Socket) endLook() {
+	s.reading.endLook()
+	s.afterRead()
+}

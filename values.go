@@ -1,0 +1,83 @@
+package foyer
+
+import (
+	"context"
+	"net/http"
+	"sync"
+)
+
+// SetValue stores a value for the socket that r may become: [Socket.Value] returns it. Middleware and Authorize
+// functions say in this way who the client is. key should have a type of the program's own, as those of
+// context.WithValue. The last value of a key counts; nil removes it.
+//
+// It changes r in place, so that no new request has to be handed on, and must not be called once the handler of the
+// request has returned.
+func SetValue(r *http.Request, key, value any) {
+	v, ok := r.Context().Value(valuesKey{}).(*values)
+	if !ok {
+		v = new(values)
+		*r = *r.WithContext(context.WithValue(r.Context(), valuesKey{}, v))
+	}
+	v.set(key, value)
+}
+
+// Value returns what was stored for key, nil if nothing was. It may be called at any time, also when the socket has
+// ended.
+func (s *Socket) Value(key any) any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.extra == nil {
+		return nil
+	}
+	return s.extra.values.get(key)
+}
+
+// SetValue stores a value for key. nil removes it.
+func (s *Socket) SetValue(key, value any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x := s.more()
+	if x.values == nil {
+		x.values = new(values)
+	}
+	x.values.set(key, value)
+}
+
+// adoptValues gives the socket the values that were stored in its request.
+func (s *Socket) adoptValues(r *http.Request) {
+	if v, ok := r.Context().Value(valuesKey{}).(*values); ok {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.more().values = v
+	}
+}
+
+type valuesKey struct{}
+
+// values are what a program has stored for a socket.
+type values struct {
+	mu sync.Mutex // guards:
+	m  map[any]any
+}
+
+func (v *values) get(key any) any {
+	if v == nil {
+		return nil
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.m[key]
+}
+
+func (v *values) set(key, value any) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if value == nil {
+		delete(v.m, key)
+		return
+	}
+	if v.m == nil {
+		v.m = make(map[any]any)
+	}
+	v.m[key] = value
+}

@@ -9,9 +9,8 @@ import (
 	"github.com/foyerws/foyer"
 )
 
-func newFoyer(o options) *foyer.Handler {
-	return &foyer.Handler{MaxPending: -1, Compression: o.deflate}
-}
+// newFoyer has the limits that a program gets which sets none.
+func newFoyer(o options) *foyer.Handler { return &foyer.Handler{Compression: o.deflate} }
 
 func serveFoyer(o options) error {
 	h := newFoyer(o)

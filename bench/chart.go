@@ -59,13 +59,9 @@ func (b *bench) panel(s *strings.Builder, c column, y int) int {
 		if strings.HasPrefix(srv.name, "foyer") {
 			fill = "#00789c"
 		}
-		label := significant(v)
-		if !c.relative {
-			label = thousands(v)
-		}
 		width := int(math.Ceil(v / most * (chartWidth - nameWidth - 70)))
 		fmt.Fprintf(s, "<text x=\"8\" y=\"%d\">%s</text><rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" fill=\"%s\"/><text x=\"%d\" y=\"%d\">%s</text>\n",
-			y+11, srv.name, nameWidth, y, width, barHeight-3, fill, nameWidth+width+5, y+11, label)
+			y+11, srv.name, nameWidth, y, width, barHeight-3, fill, nameWidth+width+5, y+11, c.format(v))
 		y += barHeight
 	}
 	return y + panelGap - 20

@@ -48,6 +48,31 @@ func serveFoyerRead(o options) error {
 	return listenAndServe(h, o)
 }
 
+// serveFoyerAccept is the most obvious program: it accepts, and starts a goroutine for each socket.
+func serveFoyerAccept(o options) error {
+	h := newFoyer(o)
+	go func() {
+		ctx := context.Background()
+		for {
+			s, err := h.Accept(ctx)
+			if err != nil {
+				return
+			}
+			go echoSocket(ctx, s)
+		}
+	}()
+	return serveHTTP(o, h)
+}
+
+func echoSocket(ctx context.Context, s *foyer.Socket) {
+	for {
+		t, p, err := s.Read(ctx)
+		if err != nil || s.Write(ctx, t, p) != nil {
+			return
+		}
+	}
+}
+
 // listenAndServe serves h without net/http.
 func listenAndServe(h *foyer.Handler, o options) error {
 	s := &foyer.Server{Handler: h, TLSConfig: o.tls}

@@ -36,6 +36,7 @@ type workload struct {
 
 var workloads = []workload{
 	{"handshake", "connect, upgrade, hang up; 16 at a time", "handshakes", (*load).handshakes},
+	{"storm", "10,000 clients, 256 at a time: connect, upgrade, 128 B text and its echo, close", "clients", (*load).storm},
 	{"pingpong", "64 connections, 128 B text, one in flight", "messages", func(l *load) (result, error) { return l.echo(64, 1, 1, 128) }},
 	{"pipelined", "64 connections, 128 B text, 32 in flight", "messages", func(l *load) (result, error) { return l.echo(64, 32, 1, 128) }},
 	{"large", "8 connections, 64 KiB binary, one in flight", "messages", func(l *load) (result, error) { return l.echo(8, 1, 2, 64<<10) }},
@@ -478,7 +479,7 @@ func (l *load) tls() (result, error) {
 			return err
 		}
 		if !bytes.Equal(b, want) {
-			return errors.New("the echo differs")
+			return errEcho
 		}
 		return nil
 	})
@@ -552,7 +553,7 @@ func (l *load) compressed() (result, error) {
 			return err
 		}
 		if !bytes.Equal(inflated, message) {
-			return errors.New("the echo differs")
+			return errEcho
 		}
 		known.Store(string(payload), true)
 		return nil

@@ -136,7 +136,7 @@ func (p *peers) read(c *peer, arrived func(c *peer, n int) error) error {
 			return errors.New("the server hung up")
 		}
 		if !bytes.Equal(p.in[:n], p.wants[c.at:c.at+n]) {
-			return errors.New("the echo differs")
+			return errEcho
 		}
 		frames := (c.at + n) / len(p.want)
 		c.at = (c.at + n) % len(p.want)

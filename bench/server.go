@@ -55,6 +55,8 @@ var servers = []server{
 	{name: "foyer", about: "Server, Events", serve: serveFoyer},
 	{name: "foyer-http", about: "net/http, Events", serve: serveFoyerHTTP},
 	{name: "foyer-read", about: "Server, Read and Write", serve: serveFoyerRead},
+	{name: "foyer-accept", about: "net/http, Accept, Read and Write", serve: serveFoyerAccept,
+		lacks: []string{"handshake", "pingpong", "pipelined", "large", "idle", "broadcast", "tls", "compressed"}},
 	{name: "foyer-http2", about: "net/http, Events, HTTP/2", serve: serveFoyerHTTP,
 		lacks: []string{"handshake", "pingpong", "pipelined", "large", "idle", "broadcast", "compressed"}},
 	{name: "gorilla", about: "gorilla/websocket 1.5.3", serve: serveGorilla},
@@ -65,7 +67,7 @@ var servers = []server{
 	{name: "melody", about: "olahol/melody 1.1.4", serve: serveMelody, lacks: []string{"compressed"}},
 	{name: "qt", about: "QWebSocketServer", lacks: []string{"tls", "compressed"}},
 	{name: "tcp", about: "bare TCP echo, no WebSocket", serve: serveTCP,
-		lacks: []string{"handshake", "idle", "broadcast", "tls", "compressed"}},
+		lacks: []string{"handshake", "storm", "idle", "broadcast", "tls", "compressed"}},
 }
 
 func (s *server) can(workload string) bool { return !slices.Contains(s.lacks, workload) }
@@ -132,7 +134,7 @@ func serveCommand(args []string) error {
 		}
 	}()
 	o := options{deflate: workload == "compressed"}
-	if workload == "tls" {
+	if workload == "tls" || name == "foyer-http2" {
 		var err error
 		if o.tls, err = selfSigned(); err != nil {
 			return err

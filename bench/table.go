@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -16,20 +17,23 @@ type column struct {
 	get      func(result) float64
 	relative bool // to gorilla
 	less     bool // is better
+	count    bool // 0 says something, too; the most of all rounds
 }
 
 var columns = []column{
-	{"pingpong", "ping-pong, rate", func(r result) float64 { return r.Rate }, true, false},
-	{"pingpong", "p99", func(r result) float64 { return r.P99 }, true, true},
-	{"pipelined", "pipelined, rate", func(r result) float64 { return r.Rate }, true, false},
-	{"pipelined", "CPU", func(r result) float64 { return r.CPU }, true, true},
-	{"large", "large, rate", func(r result) float64 { return r.Rate }, true, false},
-	{"broadcast", "broadcast, deliveries a CPU second", func(r result) float64 { return inverse(r.CPU) }, true, false},
-	{"handshake", "handshake, CPU", func(r result) float64 { return r.CPU }, true, true},
-	{"tls", "TLS ping-pong, rate", func(r result) float64 { return r.Rate }, true, false},
-	{"compressed", "compressed, rate", func(r result) float64 { return r.Rate }, true, false},
-	{"idle", "idle, bytes", func(r result) float64 { return r.Bytes }, false, true},
-	{"idle", "after one echo", func(r result) float64 { return r.After }, false, true},
+	{"pingpong", "ping-pong, rate", func(r result) float64 { return r.Rate }, true, false, false},
+	{"pingpong", "p99", func(r result) float64 { return r.P99 }, true, true, false},
+	{"pipelined", "pipelined, rate", func(r result) float64 { return r.Rate }, true, false, false},
+	{"pipelined", "CPU", func(r result) float64 { return r.CPU }, true, true, false},
+	{"large", "large, rate", func(r result) float64 { return r.Rate }, true, false, false},
+	{"broadcast", "broadcast, deliveries a CPU second", func(r result) float64 { return inverse(r.CPU) }, true, false, false},
+	{"handshake", "handshake, CPU", func(r result) float64 { return r.CPU }, true, true, false},
+	{"storm", "storm, clients a CPU second", func(r result) float64 { return inverse(r.CPU) }, true, false, false},
+	{"storm", "refused", func(r result) float64 { return r.Refused }, false, true, true},
+	{"tls", "TLS ping-pong, rate", func(r result) float64 { return r.Rate }, true, false, false},
+	{"compressed", "compressed, rate", func(r result) float64 { return r.Rate }, true, false, false},
+	{"idle", "idle, bytes", func(r result) float64 { return r.Bytes }, false, true, false},
+	{"idle", "after one echo", func(r result) float64 { return r.After }, false, true, false},
 }
 
 func inverse(x float64) float64 {
@@ -42,11 +46,29 @@ func inverse(x float64) float64 {
 // value returns what the table says of a server, and false if there is nothing to say.
 func (b *bench) value(c column, server string) (float64, bool) {
 	rs := b.results[c.workload]
+	if c.count {
+		v := 0.0
+		for _, r := range rs[server] {
+			v = max(v, c.get(r))
+		}
+		return v, len(rs[server]) > 0
+	}
 	v := median(rs[server], c.get)
 	if c.relative {
 		v /= median(rs["gorilla"], c.get)
 	}
 	return v, v > 0 && !math.IsInf(v, 0) && !math.IsNaN(v)
+}
+
+// format writes a value of the column.
+func (c column) format(v float64) string {
+	switch {
+	case c.relative:
+		return significant(v)
+	case c.count:
+		return strconv.Itoa(int(v))
+	}
+	return thousands(v)
 }
 
 // table returns what was measured in Markdown.
@@ -71,14 +93,10 @@ func (b *bench) table() string {
 			if b.results[c.workload] == nil {
 				continue
 			}
-			switch v, ok := b.value(c, srv.name); {
-			case !ok:
-				s.WriteString(" |")
-			case c.relative:
-				fmt.Fprintf(&s, " %s |", significant(v))
-			default:
-				fmt.Fprintf(&s, " %s |", thousands(v))
+			if v, ok := b.value(c, srv.name); ok {
+				s.WriteString(" " + c.format(v))
 			}
+			s.WriteString(" |")
 		}
 		s.WriteString("\n")
 	}

@@ -184,7 +184,6 @@ func (h *gwsHandler) OnMessage(c *gws.Conn, m *gws.Message) {
 func serveMelody(o options) error {
 	m := melody.New()
 	m.Config.MaxMessageSize = 1 << 20
-	m.Config.MessageBufferSize = 4096
 	m.Upgrader.CheckOrigin = anyOrigin
 	isBroadcast := func(s *melody.Session) bool { return s.Request.URL.Path == "/broadcast" }
 	m.HandleMessage(func(s *melody.Session, p []byte) {

@@ -20,7 +20,6 @@ int main(int argc, char **argv) {
     signal(SIGUSR1, SIG_IGN);
 
     QWebSocketServer server("bench", QWebSocketServer::NonSecureMode);
-    server.setMaxPendingConnections(30000);
     QList<QWebSocket *> all;
     QObject::connect(&server, &QWebSocketServer::newConnection, [&] {
         while (QWebSocket *s = server.nextPendingConnection()) {

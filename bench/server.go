@@ -64,6 +64,7 @@ var servers = []server{
 	{name: "coder", about: "coder/websocket 1.8.15", serve: serveCoder},
 	{name: "gws", about: "lxzan/gws 1.8.9", serve: serveGWS},
 	{name: "gobwas", about: "gobwas/ws 1.4.0, buffered", serve: serveGobwas, lacks: []string{"compressed"}},
+	{name: "nbio", about: "lesismal/nbio 1.6.8", serve: serveNBIO, lacks: []string{"tls"}},
 	{name: "melody", about: "olahol/melody 1.1.4", serve: serveMelody, lacks: []string{"compressed"}},
 	{name: "qt", about: "QWebSocketServer", lacks: []string{"tls", "compressed"}},
 	{name: "tcp", about: "bare TCP echo, no WebSocket", serve: serveTCP,

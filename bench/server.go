@@ -67,6 +67,7 @@ var servers = []server{
 	{name: "nbio", about: "lesismal/nbio 1.6.8", serve: serveNBIO, lacks: []string{"tls"}},
 	{name: "melody", about: "olahol/melody 1.1.4", serve: serveMelody, lacks: []string{"compressed"}},
 	{name: "qt", about: "QWebSocketServer", lacks: []string{"tls", "compressed"}},
+	{name: "bun", about: "Bun 1.4.5", lacks: []string{"tls", "compressed"}},
 	{name: "tcp", about: "bare TCP echo, no WebSocket", serve: serveTCP,
 		lacks: []string{"handshake", "storm", "idle", "broadcast", "tls", "compressed"}},
 }
@@ -77,12 +78,32 @@ var errNotInstalled = errors.New("not installed")
 
 // command returns the program that serves.
 func (s *server) command(workload string) (*exec.Cmd, error) {
-	if s.serve == nil {
+	switch s.name {
+	case "qt":
 		path, err := buildQt()
 		return exec.Command(path), err
+	case "bun":
+		return bunCommand()
 	}
 	self, err := os.Executable()
 	return exec.Command(self, "serve", s.name, workload), err
+}
+
+// bunCommand finds what npm ci has installed in the folder bun beside this file. The program is where npm puts it, or
+// where the package's script has moved it to, which npm may not let run.
+func bunCommand() (*exec.Cmd, error) {
+	_, file, _, _ := runtime.Caller(0)
+	dir := filepath.Join(filepath.Dir(file), "bun")
+	installed, err := filepath.Glob(dir + "/node_modules/@oven/bun-linux-*/bin/bun")
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range append(installed, dir+"/node_modules/.bin/bun") {
+		if exec.Command(path, "--version").Run() == nil {
+			return exec.Command(path, dir+"/echo.js"), nil
+		}
+	}
+	return nil, errNotInstalled
 }
 
 // buildQt compiles the C++ server, if Qt is there.

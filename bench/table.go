@@ -100,7 +100,7 @@ func (b *bench) table() string {
 		}
 		s.WriteString("\n")
 	}
-	fmt.Fprintf(&s, "\nRatios to gorilla, medians of %d rounds, %s; %s; %s. ", b.rounds, time.Now().Format("2006-01-02"), machine(), "server on one core, load on another")
+	fmt.Fprintf(&s, "\nRatios to gorilla, medians of %d rounds, of refusals the most, %s; %s; %s. ", b.rounds, time.Now().Format("2006-01-02"), machine(), "server on one core, load on another")
 	for i, w := range b.workloads {
 		if i > 0 {
 			s.WriteString("; ")

@@ -726,6 +726,7 @@ func TestHTTP2StalledConnection(t *testing.T) {
 	if err := first.SendText(t.Context(), "waits"); err != nil {
 		t.Error(err)
 	}
+	time.Sleep(50 * time.Millisecond) // until it is being written
 	first.Abort()
 	second.Abort()
 	<-first.Done()

@@ -51,6 +51,8 @@ func TestAllowOrigins(t *testing.T) {
 		{"http://localhost:*", "http://localhost:", false},
 		{"https://bücher.example", "https://xn--bcher-kva.example", true},
 		{"https://xn--bcher-kva.example", "https://BÜCHER.example", true},
+		{"https://İstanbul.example", "https://istanbul.example", false}, // not its lower case in Unicode
+		{"https://ISTANBUL.example", "https://istanbul.example", true},
 		{"https://*.bücher.example", "https://a.xn--bcher-kva.example", true},
 		{"http://[::1]:8080", "http://[::1]:8080", true},
 		{"http://[0:0:0:0:0:0:0:1]:8080", "http://[::1]:8080", true},

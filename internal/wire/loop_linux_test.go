@@ -324,3 +324,39 @@ func BenchmarkEcho(b *testing.B) {
 		l.Close()
 	}
 }
+
+// Bytes that were queued when a gather begins leave though the reader does not come back.
+func TestGatherDoesNotStrandWhatIsQueued(t *testing.T) {
+	for name, gather := range map[string]func(*Conn){
+		"while input is left": (*Conn).Gather,
+		"on a loop that was taken over": func(c *Conn) {
+			c.slow.Store(1)
+			c.GatherTurn()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ours, theirs := pair(t, "tcp", "127.0.0.1:0")
+			c := framed(ours, nil, server, nil)
+			defer c.Close()
+			c.Queue([]byte("queued before, "))
+			gather(c)
+			c.Write([]byte("written behind"))
+			theirs.SetReadDeadline(time.Now().Add(5 * time.Second))
+			b := make([]byte, len("queued before, written behind"))
+			if _, err := io.ReadFull(theirs, b); err != nil {
+				t.Errorf("%q, %v", b, err)
+			}
+		})
+	}
+	t.Run("nothing behind", func(t *testing.T) {
+		ours, theirs := pair(t, "tcp", "127.0.0.1:0")
+		c := framed(ours, nil, server, nil)
+		defer c.Close()
+		c.Queue([]byte("queued"))
+		c.Gather()
+		theirs.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := io.ReadFull(theirs, make([]byte, 6)); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,260 @@
+package foyer
+
+import (
+	"bytes"
+	"compress/flate"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A stuckConn is a TLS connection as wire sees one: a write blocks until it is closed, though the kernel has room below.
+// That is what a client can do which asks for key updates and reads nothing.
+type stuckConn struct {
+	net.Conn
+	stuck chan struct{} // closed when writes are to block
+	ended chan struct{}
+	once  sync.Once
+}
+
+func (c *stuckConn) NetConn() net.Conn { return c.Conn }
+
+func (c *stuckConn) Write(p []byte) (int, error) {
+	select {
+	case <-c.stuck:
+		<-c.ended
+		return 0, net.ErrClosed
+	default:
+		return c.Conn.Write(p)
+	}
+}
+
+func (c *stuckConn) Close() error {
+	c.once.Do(func() { close(c.ended) })
+	return c.Conn.Close()
+}
+
+// TestNothingWaitsForAStuckWrite has one client whose connection blocks whoever writes to it: what promises not to wait
+// does not, and the keepalive of other sockets goes on.
+func TestNothingWaitsForAStuckWrite(t *testing.T) {
+	h := &Handler{PingInterval: 100 * time.Millisecond, PongTimeout: 300 * time.Millisecond, CloseTimeout: time.Second}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client := dialTCP(t, l.Addr().String())
+	below, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := &stuckConn{Conn: below, stuck: make(chan struct{}), ended: make(chan struct{})}
+	go h.HandleConnection(conn)
+	ask(t, client, handshakeRequest())
+	s := accept(t, h)
+	silent := dialTCP(t, serveRaw(t, h))
+	ask(t, silent, handshakeRequest())
+	other := accept(t, h) // its client answers no ping, and must be found out
+
+	close(conn.stuck)
+	begin := time.Now()
+	for range 5 {
+		s.TryWrite(Text, []byte("hello"))
+	}
+	Broadcast(slices.Values([]*Socket{s, other}), Text, []byte("news"))
+	s.Write(t.Context(), Text, []byte("buffered"))
+	s.Close(CloseNormalClosure, "")
+	if took := time.Since(begin); took > 500*time.Millisecond {
+		t.Errorf("that took %v", took)
+	}
+	within(t, 5*time.Second, "the keepalive of another socket", other.Done())
+	within(t, 5*time.Second, "the end of the stuck one", s.Done())
+	if err := h.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A peer that never stops sending does not keep a reader whose context has ended.
+func TestReadHeedsItsContextWhileInputComes(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	conn := dialTCP(t, serveRaw(t, h))
+	_, br := ask(t, conn, handshakeRequest())
+	s := accept(t, h)
+	stop := make(chan struct{})
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		pings := bytes.Repeat(frame(0x8a, ""), 1000) // pongs that nobody has asked for
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				conn.Write(pings)
+			}
+		}
+	})
+	go io.Copy(io.Discard, br)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	begin := time.Now()
+	if _, _, err := s.Read(ctx); err != context.DeadlineExceeded || time.Since(begin) > 3*time.Second || s.State() != StateOpen {
+		t.Error(err, time.Since(begin), s.State())
+	}
+	close(stop)
+	sending.Wait()
+	s.Abort()
+}
+
+func TestEmptyFragmentsHaveAnEnd(t *testing.T) {
+	for _, events := range []bool{false, true} {
+		h := closeHandler(t, &Handler{})
+		conn := dialTCP(t, serveRaw(t, h))
+		ask(t, conn, handshakeRequest())
+		s := accept(t, h)
+		if events {
+			s.Handle(Events{})
+		} else {
+			go s.Read(context.Background())
+		}
+		conn.Write(append(frame(0x01, ""), bytes.Repeat(frame(0x00, ""), 1001)...))
+		within(t, 5*time.Second, "the end", s.Done())
+		if s.CloseCode() != ClosePolicyViolation {
+			t.Error(s.Err())
+		}
+	}
+}
+
+// A message of a great many empty blocks, each of which calls itself the last, costs no more than an ordinary one.
+func TestFinalBlocksHaveAnEnd(t *testing.T) {
+	var b bytes.Buffer
+	z, _ := flate.NewWriter(&b, 1)
+	z.Close() // an empty final block
+	for n, want := range map[int]error{maxFinal: nil, maxFinal + 1: errTooManyBlocks, 100_000: errTooManyBlocks} {
+		message := append(bytes.Repeat(b.Bytes(), n), 0) // RFC 7692 section 7.2.3.5
+		if _, err := io.Copy(io.Discard, newInflater(bytes.NewReader(message))); err != want {
+			t.Errorf("%d blocks: %v", n, err)
+		}
+	}
+}
+
+// A header that claims a long message sets little aside until some of it has come.
+func TestClaimedLengthsCostLittle(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	conn := dialTCP(t, serveRaw(t, h))
+	ask(t, conn, handshakeRequest())
+	s := accept(t, h)
+	conn.Write([]byte{0x82, 0xff, 0, 0, 0, 0, 0, 0x10, 0, 0, 1, 2, 3, 4}) // 1 MiB
+	time.Sleep(20 * time.Millisecond)
+	if err := s.nextMessage(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, m, err := s.openMessage(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan int, 1)
+	go func() {
+		p, _ := m.readAll(nil)
+		done <- cap(p)
+	}()
+	time.Sleep(20 * time.Millisecond)
+	conn.Close()
+	if n := <-done; n > 1024 {
+		t.Errorf("%d bytes were set aside", n)
+	}
+}
+
+// Urgent data makes a read stop short of what has come. Nothing may be forgotten behind it.
+func TestUrgentDataLosesNothing(t *testing.T) {
+	for range 20 {
+		h := closeHandler(t, &Handler{})
+		go h.ForEach(t.Context(), echo)
+		conn := dialTCP(t, serveRaw(t, h))
+		_, br := ask(t, conn, handshakeRequest())
+		raw, err := conn.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := frame(0x81, "hello")
+		raw.Control(func(fd uintptr) {
+			// The last byte is urgent, and taken out of the stream: it stands for none of ours.
+			if err = syscall.Sendto(int(fd), append(first, '!'), syscall.MSG_OOB, nil); err == nil {
+				_, err = syscall.Write(int(fd), frame(0x81, "world"))
+			}
+		})
+		if err != nil {
+			t.Skip(err)
+		}
+		var b [14]byte
+		if _, err := io.ReadFull(br, b[:]); err != nil || string(b[:]) != "\x81\x05hello\x81\x05world" {
+			t.Fatalf("%q, %v", b, err)
+		}
+		conn.Close()
+	}
+}
+
+// A write on a socket that is just breaking returns how the socket ended.
+func TestWritesOnABreakingSocketReturnACloseError(t *testing.T) {
+	for range 50 {
+		h := closeHandler(t, &Handler{})
+		conn := dialTCP(t, serveRaw(t, h))
+		ask(t, conn, handshakeRequest())
+		s := accept(t, h)
+		var writers sync.WaitGroup
+		for range 4 {
+			writers.Go(func() {
+				for {
+					err := s.Write(context.Background(), Binary, make([]byte, 100))
+					var end *CloseError
+					if err != nil {
+						if !errors.As(err, &end) {
+							t.Error(err)
+						}
+						return
+					}
+				}
+			})
+		}
+		conn.SetLinger(0)
+		conn.Close()
+		writers.Wait()
+	}
+}
+
+// TLSConfig is read before Listen returns.
+func TestTLSConfigMayChangeBehindListen(t *testing.T) {
+	certificate := httptest.NewTLSServer(nil)
+	defer certificate.Close()
+	s := &Server{Handler: new(Handler), TLSConfig: &tls.Config{Certificates: certificate.TLS.Certificates}}
+	if err := s.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	s.TLSConfig = nil
+	defer s.Close()
+	conn, err := tls.Dial("tcp", s.Addr().String(), &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+}
+
+// In a request, Upgrade is a list of which websocket is one (RFC 6455 section 4.1, RFC 9110 section 7.8).
+func TestUpgradeMayBeAList(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	for _, value := range []string{"websocket, ftp", "ftp,WebSocket"} {
+		resp, _ := ask(t, dialTCP(t, serveRaw(t, h)), handshakeRequest("Upgrade: "+value))
+		if resp.StatusCode != http.StatusSwitchingProtocols || !strings.EqualFold(resp.Header.Get("Upgrade"), "websocket") {
+			t.Errorf("%s: %v", value, resp)
+		}
+	}
+}

@@ -47,7 +47,7 @@ func (c *stuckConn) Close() error {
 // TestNothingWaitsForAStuckWrite has one client whose connection blocks whoever writes to it: what promises not to wait
 // does not, and the keepalive of other sockets goes on.
 func TestNothingWaitsForAStuckWrite(t *testing.T) {
-	h := &Handler{PingInterval: 100 * time.Millisecond, PongTimeout: 300 * time.Millisecond, CloseTimeout: time.Second}
+	h := &Handler{PingInterval: 100 * time.Millisecond, PongTimeout: 2 * time.Second, CloseTimeout: time.Second}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +74,7 @@ func TestNothingWaitsForAStuckWrite(t *testing.T) {
 	Broadcast(slices.Values([]*Socket{s, other}), Text, []byte("news"))
 	s.Write(t.Context(), Text, []byte("buffered"))
 	s.Close(CloseNormalClosure, "")
-	if took := time.Since(begin); took > 500*time.Millisecond {
+	if took := time.Since(begin); took > 300*time.Millisecond {
 		t.Errorf("that took %v", took)
 	}
 	within(t, 5*time.Second, "the keepalive of another socket", other.Done())
@@ -82,37 +82,6 @@ func TestNothingWaitsForAStuckWrite(t *testing.T) {
 	if err := h.Close(); err != nil {
 		t.Error(err)
 	}
-}
-
-// A peer that never stops sending does not keep a reader whose context has ended.
-func TestReadHeedsItsContextWhileInputComes(t *testing.T) {
-	h := closeHandler(t, &Handler{})
-	conn := dialTCP(t, serveRaw(t, h))
-	_, br := ask(t, conn, handshakeRequest())
-	s := accept(t, h)
-	stop := make(chan struct{})
-	var sending sync.WaitGroup
-	sending.Go(func() {
-		pings := bytes.Repeat(frame(0x8a, ""), 1000) // pongs that nobody has asked for
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				conn.Write(pings)
-			}
-		}
-	})
-	go io.Copy(io.Discard, br)
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	begin := time.Now()
-	if _, _, err := s.Read(ctx); err != context.DeadlineExceeded || time.Since(begin) > 3*time.Second || s.State() != StateOpen {
-		t.Error(err, time.Since(begin), s.State())
-	}
-	close(stop)
-	sending.Wait()
-	s.Abort()
 }
 
 func TestEmptyFragmentsHaveAnEnd(t *testing.T) {
@@ -205,29 +174,11 @@ func TestUrgentDataLosesNothing(t *testing.T) {
 
 // A write on a socket that is just breaking returns how the socket ended.
 func TestWritesOnABreakingSocketReturnACloseError(t *testing.T) {
-	for range 50 {
-		h := closeHandler(t, &Handler{})
-		conn := dialTCP(t, serveRaw(t, h))
-		ask(t, conn, handshakeRequest())
-		s := accept(t, h)
-		var writers sync.WaitGroup
-		for range 4 {
-			writers.Go(func() {
-				for {
-					err := s.Write(context.Background(), Binary, make([]byte, 100))
-					var end *CloseError
-					if err != nil {
-						if !errors.As(err, &end) {
-							t.Error(err)
-						}
-						return
-					}
-				}
-			})
-		}
-		conn.SetLinger(0)
-		conn.Close()
-		writers.Wait()
+	_, s := connectTCP(t, closeHandler(t, &Handler{}))
+	s.wire.Close() // and nobody has told the socket yet
+	var end *CloseError
+	if err := s.Write(t.Context(), Text, nil); !errors.As(err, &end) || s.State() != StateClosed {
+		t.Error(err)
 	}
 }
 

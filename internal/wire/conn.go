@@ -405,7 +405,7 @@ func (c *Conn) receive(p []byte) (n int, err error) {
 	if c.gathers && !c.impatient {
 		c.Scatter() // the input is used up
 	}
-	if c.watched != nil && c.watched.ended() {
+	if !c.impatient && c.watched != nil && c.watched.ended() {
 		return 0, ErrInterrupted // a peer that never stops sending must not keep the reader
 	}
 	if c.taken() {

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net"
 	"runtime"
@@ -359,4 +360,27 @@ func TestGatherDoesNotStrandWhatIsQueued(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A peer that never stops sending does not keep a reader whose context has ended.
+func TestWaitHeedsItsContextWhileInputComes(t *testing.T) {
+	const pongs = 10000
+	ours, theirs := pair(t, "tcp", "127.0.0.1:0")
+	theirs.Write(bytes.Repeat([]byte("\x8a\x80\x01\x02\x03\x04"), pongs))
+	ctx, cancel := context.WithCancel(t.Context())
+	seen := 0
+	c := framed(ours, nil, server, func(byte, []byte) {
+		if seen++; seen == 1 {
+			time.Sleep(20 * time.Millisecond) // until all has come
+			cancel()
+			time.Sleep(20 * time.Millisecond)
+		}
+	})
+	defer c.Close()
+	if err := c.Wait(ctx); err != ErrInterrupted || seen == pongs {
+		t.Error(err, seen)
+	}
+	if err := c.Next(); err != ErrNothing || seen != pongs {
+		t.Error("the rest:", err, seen)
+	}
 }

@@ -875,3 +875,48 @@ func TestHTTP2SlowFirstMessage(t *testing.T) {
 		}
 	}
 }
+
+// TestHTTP2ManyCloseHandshakes has many sockets close at once, from either side: both sides see the same end.
+func TestHTTP2ManyCloseHandshakes(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	url, client := serveHTTP2(t, true, h)
+	go h.ForEach(context.Background(), func(ctx context.Context, s *Socket) {
+		if s.Request().Header.Get("X-Closes") == "server" {
+			s.Read(ctx) // the client is ready
+			s.Close(CloseNormalClosure, "")
+		} else {
+			for {
+				if _, _, err := s.Read(ctx); err != nil {
+					break
+				}
+			}
+		}
+		<-s.Done()
+		if err := s.Err(); err.(*CloseError).Code != CloseNormalClosure || err.(*CloseError).Err != nil {
+			t.Error(s.Request().Header.Get("X-Closes"), "closes, and the server sees", err)
+		}
+	})
+	var pairs sync.WaitGroup
+	for i := range 150 {
+		pairs.Go(func() {
+			who := []string{"server", "client"}[i%2]
+			c, _ := openStream(t, client, url, "X-Closes: "+who)
+			if who == "server" {
+				c.Write(frame(0x81, "ready"))
+				var b [4]byte
+				if _, err := io.ReadFull(c, b[:]); err != nil || string(b[:]) != "\x88\x02\x03\xe8" {
+					t.Errorf("the server closes: %q, %v", b, err)
+				}
+				c.Write(frame(0x88, "\x03\xe8"))
+				c.CloseWrite()
+				io.Copy(io.Discard, c)
+				return
+			}
+			c.Write(frame(0x88, "\x03\xe8"))
+			if end, err := io.ReadAll(c); err != nil || string(end) != "\x88\x02\x03\xe8" {
+				t.Errorf("the client closes: %q, %v", end, err)
+			}
+		})
+	}
+	pairs.Wait()
+}

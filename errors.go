@@ -147,7 +147,7 @@ func inner(err error) string {
 // errorText puts parts together to the text of an error, and leaves out those that repeat what stands before them.
 func errorText(s string, parts ...string) string {
 	for _, part := range parts {
-		if part != "" && !strings.Contains(s, part) {
+		if part != "" && !strings.Contains(strings.ToLower(s), strings.ToLower(part)) {
 			s += ": " + part
 		}
 	}

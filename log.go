@@ -130,8 +130,8 @@ func pathOf(r *http.Request) string {
 func (h *Handler) logRefusal(refusal *HandshakeError) {
 	level, cause, hint := h.diagnose(refusal)
 	attrs := []slog.Attr{slog.Int("status", refusal.Status), slog.String("reason", clip(refusal.Reason))}
-	if refusal.Err != nil {
-		attrs = append(attrs, slog.String("err", clip(inner(refusal.Err))))
+	if err := inner(refusal.Err); err != "" && !strings.EqualFold(err+".", refusal.Reason) {
+		attrs = append(attrs, slog.String("err", clip(err)))
 	}
 	if refusal.remote != "" {
 		attrs = append(attrs, slog.String("remote", refusal.remote))

@@ -81,7 +81,7 @@ func TestRefusalsAreExplained(t *testing.T) {
 		"a proxy changes Host": {new(Handler), handshakeRequest("Host: backend:8080", "Origin: https://example.com", "X-Forwarded-Host: example.com"), map[string]string{
 			"hint": `Origins is SameOrigin; a proxy has changed the Host header: have it pass that on, or use AllowOrigins("https://example.com")`}},
 		"nobody accepts": {full(), handshakeRequest(), map[string]string{
-			"level": "WARN", "status": "503", "err": "too many pending connections", "hint": "no goroutine calls Accept, Incoming or ForEach"}},
+			"level": "WARN", "status": "503", "reason": "Too many pending connections.", "hint": "no goroutine calls Accept, Incoming or ForEach"}},
 		"too many open": {&Handler{MaxOpen: 1}, handshakeRequest(), map[string]string{
 			"status": "503", "hint": "as many sockets are open as MaxOpen allows: 1"}},
 		"no upgrade": {new(Handler), "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", map[string]string{
@@ -263,7 +263,7 @@ func TestErrorsReadOnce(t *testing.T) {
 		(&CloseError{Code: CloseMessageTooBig, Reason: "message too big", Err: ErrMessageTooBig}).Error():                    "foyer: socket closed: 1009 (message too big)",
 		(&CloseError{Code: CloseGoingAway}).Error():                                                                          "foyer: socket closed: 1001 (going away)",
 		(&CloseError{Code: CloseAbnormalClosure, Err: ErrPingTimeout}).Error():                                               "foyer: socket closed: 1006 (abnormal closure): peer does not answer",
-		(&HandshakeError{Status: 503, Reason: "Too many pending connections.", Err: ErrPendingFull}).Error():                 "foyer: handshake refused with status 503: Too many pending connections.: too many pending connections",
+		(&HandshakeError{Status: 503, Reason: "Too many pending connections.", Err: ErrPendingFull}).Error():                 "foyer: handshake refused with status 503: Too many pending connections.",
 		(&HandshakeError{Status: 403, Reason: "Access forbidden.", target: "ws://h/p"}).Error():                              "foyer: dial ws://h/p: refused with status 403: Access forbidden.",
 		(&HandshakeError{Reason: "No.", Err: ErrHandshakeTimeout, remote: "192.0.2.1:1"}).Error():                            "foyer: handshake of 192.0.2.1:1 refused: No.: handshake timeout",
 		(&TLSError{Err: errors.New("foyer: x")}).Error():                                                                     "foyer: TLS handshake with <nil>: x",

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/foyerws/foyer"
+	"github.com/foyerws/foyer/internal/crowd"
 )
 
 // start serves for the time of the test, which plays a proxy.
@@ -86,4 +87,9 @@ func TestReadinessGoesRedFirst(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
+}
+
+func TestCrowd(t *testing.T) {
+	_, url := start(t, "127.0.0.1/32")
+	crowd.Come(t, url+"/ws", &foyer.DialOptions{Header: http.Header{"X-Forwarded-For": {"203.0.113.7"}}}, crowd.Echo("203.0.113.7"))
 }

@@ -126,7 +126,7 @@ func serveHTTP(ctx context.Context, h *foyer.Handler, addr string, config *tls.C
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      10 * time.Second,
 		IdleTimeout:       time.Minute,
-		MaxHeaderBytes:    64 << 10,
+		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	if err := foyer.EnableHTTP2(srv); err != nil {

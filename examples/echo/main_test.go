@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/foyerws/foyer"
+	"github.com/foyerws/foyer/internal/crowd"
 )
 
 // output collects what the program logs.
@@ -179,5 +182,32 @@ func TestBadFlags(t *testing.T) {
 	}
 	if err := run(t.Context(), []string{"-raw", "-addr", "256.0.0.1:0"}, io.Discard); err == nil {
 		t.Error("no error")
+	}
+}
+
+// A hundred clients that come at once are all served, with every limit as it is by default.
+func TestCrowd(t *testing.T) {
+	for _, args := range [][]string{{}, {"-mode", "read"}, {"-raw"}, {"-raw", "-mode", "read"}, {"-tls"}, {"-raw", "-tls"}} {
+		t.Run(strings.Join(args, " "), func(t *testing.T) {
+			url, log := start(t, args...)
+			crowd.Come(t, url, &foyer.DialOptions{TLSConfig: client.TLSClientConfig}, crowd.Echo(""))
+			if strings.Contains(log.String(), "refused") {
+				t.Error(log)
+			}
+		})
+	}
+}
+
+// What net/http would let through, a header line of 64 KiB, is refused.
+func TestLongRequests(t *testing.T) {
+	url, _ := start(t)
+	for name, o := range map[string]foyer.DialOptions{
+		"header": {Header: http.Header{"X-Long": {strings.Repeat("x", 10<<10)}}},
+		"huge":   {Header: http.Header{"X-Long": {strings.Repeat("x", 60<<10)}}},
+	} {
+		_, resp, err := foyer.Dial(t.Context(), url, &o)
+		if err == nil || resp == nil || resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+			t.Error(name, resp, err)
+		}
 	}
 }

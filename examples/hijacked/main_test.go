@@ -10,6 +10,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/foyerws/foyer"
+	"github.com/foyerws/foyer/internal/crowd"
 )
 
 func TestSocketsFromThreePlaces(t *testing.T) {
@@ -37,6 +38,9 @@ func TestSocketsFromThreePlaces(t *testing.T) {
 		if _, p, err := c.ReadMessage(); err != nil || string(p) != "hello" {
 			t.Error(url, string(p), err)
 		}
+	}
+	for _, url := range []string{"ws://" + raw.Addr().String() + "/", "ws://" + shared.Addr().String() + "/ws", "ws://" + shared.Addr().String() + "/takeover"} {
+		crowd.Come(t, url, nil, crowd.Echo(""))
 	}
 	resp, err := http.Get("http://" + shared.Addr().String() + "/")
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/quic-go/quic-go/http3"
 
 	"github.com/foyerws/foyer"
+	"github.com/foyerws/foyer/internal/crowd"
 )
 
 // start serves for the time of a test.
@@ -218,4 +219,10 @@ func TestHTTP1(t *testing.T) {
 	if _, p, err := c.Read(t.Context()); err != nil || string(p) != "hello" {
 		t.Error(string(p), err)
 	}
+}
+
+// Clients that speak neither HTTP/2 nor HTTP/3 come in as well, a hundred at once.
+func TestCrowd(t *testing.T) {
+	s := start(t)
+	crowd.Come(t, "wss://"+s.addr()+"/ws", &foyer.DialOptions{TLSConfig: &tls.Config{InsecureSkipVerify: true}}, crowd.Echo(""))
 }

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"log"
 	"net"
@@ -32,11 +33,15 @@ func main() {
 	}
 	s := &foyer.Server{Handler: newHandler()}
 	go func() {
-		<-ctx.Done()
-		s.Close()
+		if err := s.Serve(l); !errors.Is(err, foyer.ErrClosed) {
+			log.Fatal(err)
+		}
 	}()
 	log.Println("listening on", l.Addr())
-	log.Println(s.Serve(l))
+	<-ctx.Done()
+	if err := s.Close(); err != nil { // closes the sockets as well
+		log.Fatal(err)
+	}
 }
 
 // listen returns a listener whose connections begin with a PROXY header where they come from one of balancers, and have

@@ -8,6 +8,7 @@ import (
 
 	"github.com/foyerws/foyer"
 	"github.com/foyerws/foyer/foyertest"
+	"github.com/foyerws/foyer/internal/crowd"
 )
 
 func TestClientAddress(t *testing.T) {
@@ -63,4 +64,17 @@ func TestLiarsAreTurnedAway(t *testing.T) {
 	if err == nil {
 		t.Error("the header was believed")
 	}
+}
+
+func TestCrowd(t *testing.T) {
+	l, err := listen("127.0.0.1:0", []string{"192.0.2.9"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &foyer.Server{Handler: newHandler()}
+	go s.Serve(l)
+	defer s.Close()
+	crowd.Come(t, "ws://"+l.Addr().String(), nil, func(ctx context.Context, s *foyer.Socket) error {
+		return crowd.Hear(ctx, s, s.LocalAddr().String())
+	})
 }

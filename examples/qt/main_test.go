@@ -7,6 +7,7 @@ import (
 
 	"github.com/foyerws/foyer"
 	"github.com/foyerws/foyer/foyertest"
+	"github.com/foyerws/foyer/internal/crowd"
 )
 
 func TestEchoServer(t *testing.T) {
@@ -39,4 +40,13 @@ func TestEchoServer(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	t.Error("the client was not forgotten")
+}
+
+func TestCrowd(t *testing.T) {
+	e, err := newEchoServer(t.Context(), 0, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.close()
+	crowd.Come(t, fmt.Sprintf("ws://127.0.0.1:%d", e.server.Port()), nil, crowd.Echo(""))
 }

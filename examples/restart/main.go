@@ -40,7 +40,7 @@ func main() {
 
 	signals := make(chan os.Signal, 1) // before anybody knows of this process
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, os.Interrupt)
-	h := &foyer.Handler{MaxPending: 1000}
+	h := &foyer.Handler{}
 	s := &foyer.Server{Handler: h}
 	if err := listen(s, *addr); err != nil {
 		log.Fatal(err)

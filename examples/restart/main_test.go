@@ -165,6 +165,7 @@ func (w *swarm) caller() {
 			return
 		}
 		s.Close(foyer.CloseNormalClosure, "")
+		<-s.Done()
 	}
 }
 
@@ -265,8 +266,9 @@ func TestNoSuccessor(t *testing.T) {
 	if _, p, err := s.Read(t.Context()); err != nil || string(p) != strconv.Itoa(g.started[0]) {
 		t.Error(string(p), err)
 	}
-	if err := s.Close(foyer.CloseNormalClosure, ""); err != nil {
-		t.Error(err)
+	s.Close(foyer.CloseNormalClosure, "")
+	if <-s.Done(); s.CloseCode() != foyer.CloseNormalClosure {
+		t.Error(s.Err())
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/foyerws/foyer"
+	"github.com/foyerws/foyer/internal/crowd"
 )
 
 func TestRoutes(t *testing.T) {
@@ -33,6 +34,9 @@ func TestRoutes(t *testing.T) {
 		if _, resp, _ := websocket.DefaultDialer.Dial(url+path, http.Header{"Origin": {"http://evil.example"}}); resp == nil || resp.StatusCode != 403 {
 			t.Error(path, resp)
 		}
+	}
+	for _, path := range []string{"/std/rooms/attic", "/chi/rooms/attic", "/gorilla/rooms/attic"} {
+		crowd.Come(t, url+path, nil, crowd.Echo("Welcome to the attic."))
 	}
 	r, _ := http.NewRequest("GET", srv.URL+"/chi/stats", nil)
 	r.Header.Set("Origin", "http://localhost:3000")

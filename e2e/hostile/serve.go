@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -53,7 +54,8 @@ func serve(args []string) error {
 		debug.SetMemoryLimit(*memory)
 	}
 
-	h := &foyer.Handler{MaxPending: 256, MaxWriteBuffer: *maxWrite, Compression: *compression}
+	slog.SetDefault(slog.New(slog.NewTextHandler(io.Discard, nil))) // lines are made, as by default, and not shown
+	h := &foyer.Handler{MaxWriteBuffer: *maxWrite, Compression: *compression}
 	news := &room{sockets: make(map[*foyer.Socket]struct{})}
 	go news.tell()
 	go func() {

@@ -72,7 +72,7 @@ type DialOptions struct {
 	Compression                            bool
 	CompressionLevel, CompressionThreshold int
 
-	// Logger gets panics of the program's functions (level Error). Nil is none.
+	// Logger gets panics of the program's functions (level Error), as in Handler. Nil is slog.Default().
 	Logger *slog.Logger
 }
 

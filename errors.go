@@ -138,8 +138,11 @@ func (e *HandshakeError) Error() string {
 
 // inner returns the text of an error that stands inside another one of ours.
 func inner(err error) string {
-	if err == nil {
+	switch e := err.(type) {
+	case nil:
 		return ""
+	case *HandshakeError: // of an Authorize function
+		return errorText(e.Reason, inner(e.Err))
 	}
 	return strings.TrimPrefix(err.Error(), "foyer: ")
 }

@@ -91,7 +91,7 @@ func (s *Socket) handle(l *listener) bool {
 	if e.BytesWritten != nil {
 		l.written = s.wire.TellWritten()
 	}
-	reads := s.reading.take()
+	reads := s.takeReading()
 	s.config.registry.listens()
 	if !reads && s.State() == StateOpen || !s.events.CompareAndSwap(nil, l) {
 		s.config.registry.told()
@@ -113,19 +113,17 @@ func (s *Socket) handle(l *listener) bool {
 // A listener is a socket's Events and where their calls stand.
 type listener struct {
 	Events
-	drops bool                      // messages are not wanted
 	asked atomic.Pointer[closeCall] // a close frame is to be sent after Closing
 	turns turns                     // of the reading side
 
-	calls   sync.Mutex // held while a function is called; guards:
-	written uint64     // bytes that BytesWritten was told of
-	told    State      // the last that StateChanged was told
-	warned  bool       // Closing was called
-	failed  bool       // Error was called, if it had to be
-	over    bool       // Closed was called
-
-	count   atomic.Uint32 // of calls, times two, plus one while one is under way
-	watched callWatch     // touched only by the sweep
+	calls   sync.Mutex    // held while a function is called; guards the fields from written to over
+	busy    atomic.Uint32 // 0 while no function is called; else one more than the milliseconds that sweeps saw of the call
+	written uint64        // bytes that BytesWritten was told of
+	told    State         // the last that StateChanged was told
+	warned  bool          // Closing was called
+	failed  bool          // Error was called, if it had to be
+	over    bool          // Closed was called
+	drops   bool          // messages are not wanted; does not change
 
 	sent    atomic.Bool // the close frame
 	pending atomic.Bool // something else than a message is to be told
@@ -327,26 +325,19 @@ func (l *listener) pong(s *Socket, elapsed time.Duration, payload []byte) {
 // begin begins a call of one of the functions.
 func (l *listener) begin() {
 	l.calls.Lock()
-	l.count.Add(1)
+	l.busy.Store(1)
 }
 
 // called ends a call of one of the functions.
 func (s *Socket) called(l *listener) {
 	v := recover()
-	l.count.Add(1)
+	l.busy.Store(0)
 	l.calls.Unlock()
 	if v != nil {
 		s.config.reportPanic("an Events function", s, v)
 		s.beginClose(CloseInternalServerErr, "")
 	}
 	s.settle(l)
-}
-
-// A callWatch is what the sweep remembers of the calls of a socket's functions.
-type callWatch struct {
-	count    uint32 // at the last sweep
-	since    millis // for how long that call has been under way
-	reported bool
 }
 
 // stuckCall is after how long a function of Events that has not returned is reported.
@@ -359,13 +350,12 @@ func (s *Socket) sweepCalls(elapsed time.Duration) {
 	if l == nil {
 		return
 	}
-	w := &l.watched
-	if count := l.count.Load(); count != w.count || count&1 == 0 {
-		*w = callWatch{count: count}
+	seen := l.busy.Load()
+	longer := uint32(millis(seen).add(elapsed))
+	if seen == 0 || !l.busy.CompareAndSwap(seen, longer) {
 		return
 	}
-	if w.since = w.since.add(elapsed); w.since.reached(stuckCall) && !w.reported {
-		w.reported = true
+	if reported := millis(seen).reached(stuckCall); millis(longer).reached(stuckCall) && !reported {
 		remote := address(s.RemoteAddr())
 		go s.config.logLine(slog.LevelWarn, "stuck", "foyer: a function of a socket's Events has not returned for 10 s",
 			slog.String("remote", remote), slog.String("hint", "the socket's messages, pongs and close frame wait for it; let it start a goroutine for what takes long"))

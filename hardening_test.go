@@ -72,7 +72,6 @@ func TestNothingWaitsForAStuckWrite(t *testing.T) {
 		s.TryWrite(Text, []byte("hello"))
 	}
 	Broadcast(slices.Values([]*Socket{s, other}), Text, []byte("news"))
-	s.Write(t.Context(), Text, []byte("buffered"))
 	s.Close(CloseNormalClosure, "")
 	if took := time.Since(begin); took > 300*time.Millisecond {
 		t.Errorf("that took %v", took)

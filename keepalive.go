@@ -17,9 +17,9 @@ type keepalive struct {
 	quiet    millis // for how long nothing has come in
 	awaited  millis // for how long the pong has not come, though it would have been seen
 	stuck    millis // for how long the peer has taken nothing of what waits
-	gone     millis // for how long the peer has been seen to have left
 	pinged   bool   // a ping is out since
 	reader   bool   // a reader was waiting at the last sweep
+	left     bool   // the peer had left at the last sweep; awaited is how long that was ago
 }
 
 // A millis is a time in milliseconds.
@@ -38,11 +38,12 @@ func (s *Socket) sweep(elapsed time.Duration) {
 	if s.State() == StateClosed {
 		return
 	}
-	seen := s.checkPeer()
-	if s.config.pingInterval > 0 {
+	switch seen := s.checkPeer(); {
+	case s.left.Load():
+		s.sweepLeft(elapsed)
+	case s.config.pingInterval > 0:
 		s.sweepInput(elapsed, seen)
 	}
-	s.sweepLeft(elapsed)
 	s.sweepOutput(elapsed)
 	s.sweepCalls(elapsed)
 }
@@ -93,12 +94,13 @@ func (s *Socket) waitsForInput() bool {
 
 // sweepLeft ends the socket when its peer has left and the program does not read what it has sent before.
 func (s *Socket) sweepLeft(elapsed time.Duration) {
-	if !s.left.Load() {
+	k := &s.keepalive
+	if !k.left {
+		k.left, k.awaited = true, 0
 		return
 	}
-	k := &s.keepalive
-	k.gone = k.gone.add(elapsed)
-	if k.gone.reached(s.config.pongTimeout) {
+	k.awaited = k.awaited.add(elapsed)
+	if k.awaited.reached(s.config.pongTimeout) {
 		s.abort(errLeft)
 	}
 }
@@ -135,7 +137,7 @@ func (s *Socket) checkPeer() wire.Sight {
 	if seen == wire.Quiet || seen == wire.Arrived || s.State() == StateClosed {
 		return seen
 	}
-	if !s.reading.look(false) {
+	if !s.reading.look() {
 		// A Read that is under way looks again when it is done. Events may be busy with a message.
 		if seen >= wire.Leaving && s.events.Load() != nil && !s.waitsForInput() {
 			s.peerLeft()
@@ -145,7 +147,7 @@ func (s *Socket) checkPeer() wire.Sight {
 	if seen == wire.Unknown {
 		seen = s.wire.Look()
 	}
-	unread := s.wire.Unread()
+	unread := s.wire.Unread() || s.message != nil // of which something may be in other buffers
 	s.endLook()
 	switch {
 	case seen == wire.Broken, seen == wire.Ended && !unread && !s.wire.Hides():
@@ -161,11 +163,20 @@ func (s *Socket) checkPeer() wire.Sight {
 // checkPeerCloser is checkPeer where the end may stand in what can only be read: behind TLS, or where the system has no
 // other way. It keeps what it reads, and may wait.
 func (s *Socket) checkPeerCloser() {
-	if !s.reading.look(true) {
+	if !s.reading.look() {
 		return
 	}
+	ends := make(chan struct{})
+	s.mu.Lock()
+	s.more().looked = ends
+	s.mu.Unlock()
+	s.reading.state.Store(lookedAtLong)
 	seen := s.wire.LookCloser()
+	s.mu.Lock()
+	s.extra.looked = nil
+	s.mu.Unlock()
 	s.endLook()
+	close(ends)
 	switch seen {
 	case wire.Ended, wire.Broken:
 		s.abort(errLeft)
@@ -176,6 +187,6 @@ func (s *Socket) checkPeerCloser() {
 
 // endLook gives the reading side back that was taken to look.
 func (s *Socket) endLook() {
-	s.reading.endLook()
+	s.reading.release()
 	s.afterRead()
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -105,6 +106,35 @@ func TestMessagesBeforeAFINAreRead(t *testing.T) {
 	eventually(t, "the end of the socket", func() bool { return h.Stats().Open == 0 })
 }
 
+// A message that is being read in small pieces is read to its end though the client has left.
+func TestReaderOutlivesItsPeer(t *testing.T) {
+	for _, compression := range []bool{false, true} {
+		h := closeHandler(t, &Handler{Compression: compression})
+		c := dialCompressed(t, serveRaw(t, h), nil)
+		s := accept(t, h)
+		want := strings.Repeat("0123456789", 200)
+		c.WriteMessage(1, []byte(want))
+		c.NetConn().Close()
+		ctx, cancel := context.WithCancel(s.Context())
+		defer cancel()
+		_, r, err := s.Reader(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		within(t, 2*time.Second, "the end of the context", ctx.Done())
+		var got strings.Builder
+		for b := make([]byte, 7); err == nil; {
+			var n int
+			n, err = r.Read(b)
+			got.Write(b[:n])
+		}
+		if err != io.EOF || got.String() != want {
+			t.Errorf("%d bytes, %v", got.Len(), err)
+		}
+		within(t, 2*time.Second, "the end of the socket", s.Done())
+	}
+}
+
 // A client that left behind input that nobody reads is gone after PongTimeout.
 func TestUnreadInputBeforeAFINEndsAfterPongTimeout(t *testing.T) {
 	h := closeHandler(t, &Handler{PingInterval: -1, PongTimeout: 200 * time.Millisecond})
@@ -169,6 +199,9 @@ func TestPeerThatLeavesOverTLS(t *testing.T) {
 			ask(t, conn, handshakeRequest())
 			s := accept(t, h)
 			ctx := s.Context()
+			short, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+			defer cancel()
+			s.Read(short) // whose end must not hide that of the client
 			leave(conn)
 			within(t, time.Second, "the end of the context", ctx.Done())
 			within(t, 3*time.Second, "the end", s.Done())

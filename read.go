@@ -66,7 +66,7 @@ func (s *Socket) Reader(ctx context.Context) (MessageType, io.Reader, error) {
 
 // lockRead takes the reading side.
 func (s *Socket) lockRead(ctx context.Context) error {
-	if s.reading.take() {
+	if s.takeReading() {
 		if s.State() == StateClosed {
 			s.unlockRead()
 			return s.Err()
@@ -95,58 +95,50 @@ func (s *Socket) unlockRead() {
 }
 
 // A readingSide is one end of a socket's input. One goroutine at a time has it: to read, or to look whether the peer is
-// still there.
-type readingSide struct {
-	state atomic.Int32
-	ends  atomic.Pointer[chan struct{}] // closed when a long look ends; nil while there is none
-}
+// still there, which takes a system call or two, or a millisecond of TLS.
+type readingSide struct{ state atomic.Int32 }
 
 const (
 	unread int32 = iota // nobody has it
 	readBy
 	lookedAt
+	lookedAtLong // and the socket's extra has a channel that is closed at the end
 )
 
-// take takes the side to read, and reports false if another goroutine reads. It waits for one that looks.
-func (r *readingSide) take() bool {
-	for !r.state.CompareAndSwap(unread, readBy) {
-		if r.state.Load() == readBy {
+// takeReading takes the side to read, and reports false if another goroutine reads. It waits for one that looks.
+func (s *Socket) takeReading() bool {
+	for !s.reading.tryTake() {
+		switch s.reading.state.Load() {
+		case readBy:
 			return false
-		}
-		if ends := r.ends.Load(); ends != nil {
-			<-*ends
-		} else {
-			runtime.Gosched() // a short look is a system call or two
+		case lookedAtLong:
+			if ends := s.lookEnds(); ends != nil {
+				<-ends
+			}
+		default:
+			runtime.Gosched()
 		}
 	}
 	return true
 }
 
-// tryTake is take for a caller that must not wait. What it wanted to do is left to the goroutine that looks.
+// lookEnds returns the channel that is closed when a long look ends, nil if none is under way.
+func (s *Socket) lookEnds() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.extra == nil {
+		return nil
+	}
+	return s.extra.looked
+}
+
+// tryTake is takeReading for a caller that must not wait. What it wanted to do is left to the goroutine that looks.
 func (r *readingSide) tryTake() bool { return r.state.CompareAndSwap(unread, readBy) }
 
 func (r *readingSide) release() { r.state.Store(unread) }
 
-// look takes the side to look, and reports false if another goroutine has it. A long look may wait. endLook gives the side
-// back.
-func (r *readingSide) look(long bool) bool {
-	if !r.state.CompareAndSwap(unread, lookedAt) {
-		return false
-	}
-	if long {
-		ends := make(chan struct{})
-		r.ends.Store(&ends)
-	}
-	return true
-}
-
-func (r *readingSide) endLook() {
-	ends := r.ends.Swap(nil)
-	r.state.Store(unread)
-	if ends != nil {
-		close(*ends)
-	}
-}
+// look takes the side to look, and reports false if another goroutine has it. endLook gives it back.
+func (r *readingSide) look() bool { return r.state.CompareAndSwap(unread, lookedAt) }
 
 // afterRead does what is left to do on the reading side of a socket that is closing or closed, if nobody has that side.
 func (s *Socket) afterRead() {
@@ -288,7 +280,7 @@ func (m *messageReader) check(p []byte, err error) error {
 // readAll returns the whole message, behind what is in p.
 func (m *messageReader) readAll(p []byte) ([]byte, error) {
 	// What a peer claims to send is believed as far as it has sent a part of it.
-	const most, believed = 64<<10 + 64, 4
+	const most, believed = 64<<10 + 64, 8
 	p = slices.Grow(p, int(max(min(m.first, most, int64(believed*len(m.socket.wire.Peek()))), 512)))
 	for {
 		n, err := m.Read(p[len(p):cap(p)])

@@ -58,9 +58,6 @@ func notAuthorized(header http.Header, err error) *HandshakeError {
 		if chosen.Reason != "" {
 			refusal.Reason = chosen.Reason
 		}
-		if error(chosen) == err {
-			refusal.Err = chosen.Err // the rest of it is in the refusal
-		}
 	}
 	if checkHeader(header) == nil {
 		refusal.header = header // WWW-Authenticate, Location, Retry-After

@@ -103,6 +103,7 @@ type extra struct {
 	cancels []context.CancelCauseFunc // end the contexts of the socket
 	context *socketContext            // of Context
 	values  *values
+	looked  chan struct{} // closed when a long look at the peer ends; nil while there is none
 }
 
 // more returns what few sockets have. The caller has s.mu.

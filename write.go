@@ -14,6 +14,9 @@ import (
 // it. p is the caller's again when Write returns. Text should be valid UTF-8; a peer ends the connection over text that
 // is not.
 //
+// A program that writes to many clients in a loop should use TryWrite or [Broadcast], so that none can make it wait. Over
+// TLS a hostile client can do so for as long as PongTimeout, whatever ctx says.
+//
 // When ctx ends while Write waits for room, nothing was sent and the socket stays as it is; when it ends in the middle of
 // a message of 16 KiB or more, the connection is broken.
 func (s *Socket) Write(ctx context.Context, t MessageType, p []byte) error {
@@ -98,8 +101,10 @@ func (s *Socket) send(ctx context.Context, t MessageType, p []byte, how patience
 	s.writeMu.Unlock()
 	if lend {
 		s.wire.Release()
-	} else {
+	} else if how == post {
 		s.wire.Kick()
+	} else {
+		s.wire.KickInline()
 	}
 	if err == nil && long {
 		if err = s.wire.WaitWritten(ctx, mark); err != nil {

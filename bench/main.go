@@ -35,7 +35,7 @@ func main() {
 }
 
 func usage() {
-	fmt.Fprintln(os.Stderr, "usage: bench run [-rounds n] [-seconds s] [-servers a,b] [-workloads a,b] [-readme file] [-svg file]")
+	fmt.Fprintln(os.Stderr, "usage: bench run [-rounds n] [-seconds s] [-servers a,b] [-workloads a,b] [-readme file [-section name]] [-svg file]")
 	os.Exit(2)
 }
 
@@ -47,7 +47,8 @@ func runCommand(args []string) error {
 	only := flags.String("servers", "", "the servers to measure, separated by commas (default: all)")
 	which := flags.String("workloads", "", "the workloads, separated by commas (default: all)")
 	conns := flags.Int("idle", 20000, "connections of the workload idle")
-	readme := flags.String("readme", "", "a document to put the table into, between its comments bench and /bench")
+	readme := flags.String("readme", "", "a document to put the table into")
+	section := flags.String("section", "bench", "the comments of the document between which it is put: NAME and /NAME")
 	svg := flags.String("svg", "", "a file to draw the chart into")
 	profile := flags.String("profile", "", "write a CPU profile of each Go server into this folder")
 	flags.Parse(args)
@@ -75,21 +76,22 @@ func runCommand(args []string) error {
 	if *readme == "" {
 		return nil
 	}
-	return insert(*readme, b.table())
+	return insert(*readme, *section, b.table())
 }
 
-// insert puts table into a document.
-func insert(path, table string) error {
+// insert puts table into a section of a document.
+func insert(path, section, table string) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	before, rest, ok := strings.Cut(string(text), "<!-- bench -->\n")
-	_, after, ok2 := strings.Cut(rest, "<!-- /bench -->")
+	begin, end := "<!-- "+section+" -->\n", "<!-- /"+section+" -->"
+	before, rest, ok := strings.Cut(string(text), begin)
+	_, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
 		return fmt.Errorf("%s has no place for the table", path)
 	}
-	text = []byte(before + "<!-- bench -->\n" + table + "<!-- /bench -->" + after)
+	text = []byte(before + begin + table + end + after)
 	return os.WriteFile(path, text, 0o644)
 }
 

@@ -1,4 +1,4 @@
-//go:build linux
+//go:build linux && nbio
 
 package main
 
@@ -10,6 +10,8 @@ import (
 	"github.com/lesismal/nbio/nbhttp"
 	"github.com/lesismal/nbio/nbhttp/websocket"
 )
+
+func init() { nbio = serveNBIO }
 
 // serveNBIO has nbio's own server, on epoll, in place of net/http's.
 func serveNBIO(o options) error {

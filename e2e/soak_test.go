@@ -85,7 +85,7 @@ func (l *ledger) read(s *foyer.Socket) {
 // serveLedger serves sockets until the test ends: those with even numbers with callbacks, the others with Read.
 func serveLedger(t *testing.T) (*ledger, *foyer.Handler, string) {
 	l := &ledger{received: make(map[int]int64), ended: make(map[int]int)}
-	h := &foyer.Handler{MaxPending: -1, MaxWriteBuffer: 256 << 10}
+	h := &foyer.Handler{MaxWriteBuffer: 256 << 10}
 	go func() {
 		for s := range h.Incoming(context.Background()) {
 			if number(s)%2 == 0 {
@@ -269,7 +269,7 @@ func TestChurn(t *testing.T) {
 		atLeast, _ = strconv.ParseInt(s, 10, 64)
 	}
 	until := time.Now().Add(duration(t, "FOYER_CHURN", 3*time.Second))
-	h := &foyer.Handler{MaxPending: -1}
+	h := &foyer.Handler{}
 	var ended atomic.Int64
 	go func() {
 		for s := range h.Incoming(context.Background()) {

@@ -73,8 +73,9 @@ type Conn struct {
 
 // network is a connection of the net package, or one that behaves like it.
 type network struct {
-	net   net.Conn
-	below syscall.RawConn // of the TCP connection under TLS, else nil
+	net    net.Conn
+	below  syscall.RawConn // of the TCP connection under TLS, else nil
+	credit int             // how many times more that is taken for writable; guarded by the lock of the output
 }
 
 // New returns a Conn on conn. The bytes of early, which somebody read from conn before, come first. What is written

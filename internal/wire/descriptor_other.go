@@ -63,6 +63,8 @@ func (c *Conn) LocalAddr() net.Addr { return c.net.LocalAddr() }
 // RemoteAddr returns the address of the other end.
 func (c *Conn) RemoteAddr() net.Addr { return c.net.RemoteAddr() }
 
+func (*network) writable() bool { return false }
+
 func rawConn(net.Conn) syscall.RawConn { return nil }
 
 func lookRaw(syscall.RawConn) Sight { panic(noDescriptor) }

@@ -74,6 +74,7 @@ func (c *Conn) LookCloser() Sight {
 	if c.Unread() {
 		return Arrived
 	}
+	c.Unwatch() // a context that a Read had, and that may have ended
 	if c.net.SetReadDeadline(time.Now().Add(time.Millisecond)) != nil {
 		return c.Look()
 	}

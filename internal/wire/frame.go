@@ -59,10 +59,10 @@ func (f *frame) control() bool { return f.opcode >= opClose }
 // A tap reads the frame headers that pass by and enforces every rule that a header can break, so that gorilla's Conn
 // only ever sees well-formed data frames. It does no I/O.
 type tap struct {
-	fragmented bool  // a message has begun and its last frame has not come
-	compressed bool  // that message is compressed
-	length     int64 // payload bytes of that message so far
-	empty      int   // fragments of that message without payload so far
+	fragmented bool   // a message has begun and its last frame has not come
+	compressed bool   // that message is compressed
+	empty      uint16 // fragments of that message without payload so far
+	length     int64  // payload bytes of that message so far
 }
 
 // maxEmpty is how many fragments of a message may be empty: they have no end otherwise, because no size counts them.
@@ -181,7 +181,7 @@ func (t *tap) accept(f *frame) {
 	if f.opcode != opContinuation {
 		t.compressed, t.length, t.empty = f.rsv1, 0, 0
 	}
-	if f.payload == 0 {
+	if f.payload == 0 && t.empty < maxEmpty {
 		t.empty++
 	}
 	t.fragmented = !f.final

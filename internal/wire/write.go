@@ -91,6 +91,24 @@ func (c *Conn) Kick() {
 	c.carryAndUnlock()
 }
 
+// KickInline is Kick for a caller that may wait. Over TLS it writes a few bytes itself, which saves a goroutine, when the
+// kernel seems to have room. It waits if that was wrong, or if TLS itself waits to answer a request for new keys.
+func (c *Conn) KickInline() {
+	c.mu.Lock()
+	c.letGo()
+	if c.taken() || c.busy || !c.waits() || !c.mayLeave() || c.queued-c.written > inlineSize || !c.writable() {
+		c.carryAndUnlock()
+		return
+	}
+	c.busy = true
+	batch := c.batch()
+	c.mu.Unlock()
+	c.pump(batch, true)
+}
+
+// inlineSize is how many bytes KickInline writes itself.
+const inlineSize = 2 << 10
+
 // append puts p at the end of the queue, masked where that has to be.
 func (o *output) append(p []byte) {
 	if o.masker == nil {
@@ -297,7 +315,7 @@ func (c *Conn) carryAndUnlock() {
 	if c.taken() {
 		c.carryOn(batch)
 	} else {
-		go c.pump(batch) // a write may wait there, for the peer or for the lock of TLS
+		go c.pump(batch, false) // a write may wait there, for the peer or for the lock of TLS
 	}
 }
 
@@ -344,8 +362,8 @@ func (c *Conn) unblock() {
 const pumpSize = 64 << 10
 
 // pump writes batch to a connection of the net package, and what comes meanwhile, and waits where it must. The caller has
-// made the Conn busy.
-func (c *Conn) pump(batch [][]byte) {
+// made the Conn busy. With once it writes one batch and leaves the rest to a goroutine.
+func (c *Conn) pump(batch [][]byte, once bool) {
 	for batch != nil {
 		p := batch[0][:min(len(batch[0]), pumpSize)]
 		n, err := c.net.Write(p)
@@ -356,7 +374,10 @@ func (c *Conn) pump(batch [][]byte) {
 			c.fail(err, true)
 			return
 		}
-		batch = c.wrote(n, false)
+		if batch = c.wrote(n, false); batch != nil && once {
+			go c.pump(batch, false)
+			return
+		}
 	}
 }
 

@@ -2,7 +2,6 @@ package foyer_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -16,12 +15,12 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/foyerws/foyer"
 	"github.com/foyerws/foyer/internal/crowd"
+	"github.com/foyerws/foyer/internal/syncbuf"
 )
 
 // A visit is what the clients of a program that a document shows do.
@@ -123,7 +122,7 @@ func (v visit) run(t *testing.T, source string) {
 	}
 	cmd := exec.Command(binary)
 	cmd.Dir = dir
-	var out syncBuffer
+	var out syncbuf.Buffer
 	cmd.Stderr = &out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -196,24 +195,6 @@ func writeCertificate(t *testing.T, dir string) *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(srv.Certificate())
 	return pool
-}
-
-// A syncBuffer is what a program has written.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // TestClientInTheREADME runs the client that the README shows, against a server of ours.

@@ -10,9 +10,10 @@ import (
 	"os"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
+
+	"github.com/foyerws/foyer/internal/syncbuf"
 )
 
 // A mistake is what a program does wrong, and how that comes out.
@@ -60,13 +61,8 @@ var (
 
 // makeMistake makes one mistake and returns the lines that came of it, without what differs from time to time.
 func makeMistake(t *testing.T, m mistake) (lines []string) {
-	var mu sync.Mutex
-	var out bytes.Buffer
-	logger := slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		return out.Write(p)
-	}), &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+	var out syncbuf.Buffer
+	logger := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey {
 			return slog.Attr{}
 		}
@@ -86,20 +82,14 @@ func makeMistake(t *testing.T, m mistake) (lines []string) {
 		go m.program(h)
 	}
 	m.clients(t, h, addr)
-	eventually(t, "a line", func() bool { mu.Lock(); defer mu.Unlock(); return out.Len() > 0 })
+	eventually(t, "a line", func() bool { return out.String() != "" })
 	h.Close()
-	mu.Lock()
-	defer mu.Unlock()
 	for line := range strings.Lines(out.String()) {
 		line = stacks.ReplaceAllString(strings.TrimSpace(line), ` stack="..."`)
 		lines = append(lines, ports.ReplaceAllString(line, "$1:PORT"))
 	}
 	return lines
 }
-
-type writerFunc func([]byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // once sends one handshake.
 func once(header ...string) func(*testing.T, *Handler, string) {

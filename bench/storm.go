@@ -66,7 +66,7 @@ func (s *storm) next() (int, bool) {
 	return int(i), i < s.clients
 }
 
-// leave counts a client that was served. The first of the others is told of.
+// leave counts a client that was served. The first of the others is reported.
 func (s *storm) leave(err error) {
 	if err == nil {
 		s.served.Add(1)

@@ -8,12 +8,12 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/foyerws/foyer"
 	"github.com/foyerws/foyer/foyertest"
+	"github.com/foyerws/foyer/internal/syncbuf"
 )
 
 func serve(t *testing.T) *foyertest.Server {
@@ -38,28 +38,10 @@ func serve(t *testing.T) *foyertest.Server {
 	return foyertest.NewServer(t, h)
 }
 
-// A screen is what the client has shown so far.
-type screen struct {
-	mu  sync.Mutex
-	out bytes.Buffer
-}
-
-func (s *screen) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.out.Write(p)
-}
-
-func (s *screen) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.out.String()
-}
-
 func TestClient(t *testing.T) {
 	srv := serve(t)
 	in, typed := io.Pipe()
-	var out screen
+	var out syncbuf.Buffer
 	done := make(chan error, 1)
 	go func() {
 		done <- run(t.Context(), []string{"-H", "X-User: alice", "-origin", "https://example.com", "-subprotocol", "a,b", "-insecure", "-frames", "-compression", srv.SecureURL}, in, &out)

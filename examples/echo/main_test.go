@@ -1,14 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"io"
 	"net/http"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -16,30 +14,13 @@ import (
 
 	"github.com/foyerws/foyer"
 	"github.com/foyerws/foyer/internal/crowd"
+	"github.com/foyerws/foyer/internal/syncbuf"
 )
 
-// output collects what the program logs.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
-
 // start runs the program until the test ends and returns the URL of its WebSocket.
-func start(t *testing.T, args ...string) (url string, log *output) {
+func start(t *testing.T, args ...string) (url string, log *syncbuf.Buffer) {
 	t.Helper()
-	log = new(output)
+	log = new(syncbuf.Buffer)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- run(ctx, append([]string{"-addr", "127.0.0.1:0"}, args...), log) }()

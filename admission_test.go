@@ -7,7 +7,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -36,45 +38,83 @@ var programs = map[string]func(context.Context, *Handler){
 	},
 }
 
-// TestProgramsThatTakeTheirSocketsRefuseNobody has many more clients than places come at once, with the default limits.
+// fronts are the ways in. Each returns a well-behaved client, which has one message echoed.
+var fronts = map[string]func(*testing.T, *Handler) func() error{
+	"net/http": func(t *testing.T, h *Handler) func() error {
+		addr := serveHTTP(t, h)
+		return func() error { return echoOnce(addr) }
+	},
+	"Server": func(t *testing.T, h *Handler) func() error {
+		addr := serveRaw(t, h)
+		return func() error { return echoOnce(addr) }
+	},
+	"HTTP/2": func(t *testing.T, h *Handler) func() error {
+		url, client := serveHTTP2(t, true, h)
+		return func() error { return echoOnceOverHTTP2(client, url) }
+	},
+}
+
+// TestProgramsThatTakeTheirSocketsRefuseNobody has many more clients than places come at once, 256 at a time, with the
+// default limits. FOYER_STORM says how many.
 func TestProgramsThatTakeTheirSocketsRefuseNobody(t *testing.T) {
 	clients := 1000
 	if testing.Short() {
 		clients = 200
 	}
+	if n, err := strconv.Atoi(os.Getenv("FOYER_STORM")); err == nil {
+		clients = n
+	}
 	for _, procs := range []int{1, 2} {
 		for name, program := range programs {
-			for front, serve := range map[string]func(testing.TB, *Handler) string{
-				"net/http": func(t testing.TB, h *Handler) string { return serveHTTP(t, h) },
-				"Server":   serveRaw,
-			} {
+			for front, serve := range fronts {
 				t.Run(fmt.Sprintf("%s, %s, GOMAXPROCS=%d", name, front, procs), func(t *testing.T) {
 					defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
 					h := closeHandler(t, &Handler{})
 					go program(context.Background(), h)
-					addr := serve(t, h)
-					var served atomic.Int64
+					come := serve(t, h)
+					var next, served atomic.Int64
 					var wg sync.WaitGroup
-					slots := make(chan struct{}, 256)
-					for range clients {
+					for range min(256, clients) {
 						wg.Go(func() {
-							slots <- struct{}{}
-							defer func() { <-slots }()
-							if err := echoOnce(addr); err != nil {
-								t.Error(err)
-								return
+							for next.Add(1) <= int64(clients) {
+								if err := come(); err != nil {
+									t.Error(err)
+									return
+								}
+								served.Add(1)
 							}
-							served.Add(1)
 						})
 					}
 					wg.Wait()
-					if st := h.Stats(); served.Load() != int64(clients) || len(st.Refused) > 0 {
+					st := h.Stats()
+					if served.Load() != int64(clients) || len(st.Refused) > 0 {
 						t.Errorf("%d served, refused %v", served.Load(), st.Refused)
 					}
+					t.Logf("%d served, %d refused", served.Load(), len(st.Refused))
 				})
 			}
 		}
 	}
+}
+
+// echoOnceOverHTTP2 is a well-behaved client over HTTP/2.
+func echoOnceOverHTTP2(client *http.Client, url string) error {
+	in, out := io.Pipe()
+	defer out.Close()
+	resp, err := client.Do(connectRequest(context.Background(), url, in))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	go out.Write(frame(0x81, "hello"))
+	var b [7]byte
+	if _, err := io.ReadFull(resp.Body, b[:]); err != nil || string(b[:]) != "\x81\x05hello" {
+		return fmt.Errorf("%q, %w", b, err)
+	}
+	return nil
 }
 
 // echoOnce is a well-behaved client.

@@ -153,7 +153,6 @@ var mistakes = map[string]mistake{
 		clients: once()},
 	"a hook that panics": {
 		handler: &Handler{Authorize: func(r *http.Request) (http.Header, error) {
-			var names map[string]string
 			names["alice"] = r.RemoteAddr
 			return nil, nil
 		}},
@@ -226,6 +225,9 @@ var mistakes = map[string]mistake{
 			logErr(err)
 		}},
 }
+
+// names is a map that nobody has made.
+var names map[string]string
 
 // A loggingWriter is what many middlewares put around an http.ResponseWriter.
 type loggingWriter struct{ http.ResponseWriter }

@@ -74,13 +74,19 @@ func (h *Handler) Incoming(ctx context.Context) iter.Seq[*Socket] {
 // the panic is logged and given to OnError.
 //
 // ForEach returns when ctx ends, with its error, or when the Handler is closed, with ErrClosed. It first waits until
-// every f has returned and the sockets that it closed have ended.
+// every f has returned and the sockets that it closed have ended; so does [Handler.Shutdown], within its context. Several
+// ForEach may run at once, and share the sockets. How many functions run is only limited by MaxOpen.
 func (h *Handler) ForEach(ctx context.Context, f func(context.Context, *Socket)) error {
 	h.init()
+	if f == nil {
+		panic("foyer: ForEach with a nil function")
+	}
 	var running sync.WaitGroup
 	defer running.Wait()
 	c := &consumer{func(s *Socket) {
+		h.registry.listens()
 		running.Go(func() {
+			defer h.registry.told()
 			if h.took(s) {
 				h.run(ctx, s, f)
 			}

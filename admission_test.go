@@ -259,6 +259,7 @@ func TestHandshakeTimeoutEndsTheWait(t *testing.T) {
 		if code := <-d.knock("waits"); code != 503 || time.Since(begin) != 300*time.Millisecond {
 			t.Errorf("%d after %v", code, time.Since(begin))
 		}
+		synctest.Wait()
 		if err := d.h.LastError(); !errors.Is(err, ErrPendingFull) {
 			t.Error(err)
 		}

@@ -9,13 +9,15 @@ import (
 // A Dropped is a socket that a message was not sent to, and why.
 type Dropped struct {
 	Socket *Socket
-	Err    error // ErrWriteBufferFull, ErrWriterOpen, ErrMessageTooBig, or the *CloseError of a socket that has ended
+	Err    error // ErrWriteBufferFull, ErrWriterOpen, ErrMessageTooBig, or ErrClosed for a socket that closes or has ended
 }
 
 // Broadcast sends p as one message to each of sockets, encoded once for all of them, as [Socket.TryWrite] does: it never
-// waits. It returns the sockets that could not take the message, nil if all could. What to do about them is for the
-// program to say: a client that reads too slowly may miss a message, or be disconnected. p is the caller's again when
-// Broadcast returns.
+// waits. It returns the sockets that could not take the message, nil if all could. p is the caller's again when Broadcast
+// returns.
+//
+// What to do about a client that reads too slowly is for the program to say. It may miss a message, or be disconnected; its
+// close frame stands behind all that waits, and if it takes longer than CloseTimeout for that it sees CloseAbnormalClosure.
 //
 //	for _, d := range foyer.Broadcast(h.Sockets(), foyer.Text, news) {
 //		d.Socket.Close(foyer.CloseTryAgainLater, "too slow")
@@ -23,6 +25,9 @@ type Dropped struct {
 func Broadcast(sockets iter.Seq[*Socket], t MessageType, p []byte) []Dropped {
 	var dropped []Dropped
 	prepared, err := websocket.NewPreparedMessage(int(t), p)
+	if err != nil {
+		err = errBadMessageType
+	}
 	for s := range sockets {
 		failed := err
 		if failed == nil {

@@ -139,15 +139,21 @@ func (c *config) last() error {
 
 // reportPanic logs and reports a panic in one of the program's functions, which what names. s may be nil.
 func (c *config) reportPanic(what string, s *Socket, v any) {
-	err := &PanicError{Value: v, Stack: debug.Stack()}
+	c.reportPanicError(what, s, newPanicError(v))
+}
+
+func (c *config) reportPanicError(what string, s *Socket, err *PanicError) {
 	c.logPanic(what, s, err)
 	c.report(err)
 }
 
+// newPanicError returns the error for a panic that was just recovered.
+func newPanicError(v any) *PanicError { return &PanicError{Value: v, Stack: debug.Stack()} }
+
 func (c *config) logPanic(what string, s *Socket, err *PanicError) {
-	attrs := []slog.Attr{slog.String("in", what), slog.Any("panic", err.Value), slog.String("stack", string(err.Stack))}
+	attrs := []slog.Attr{slog.String("in", what), slog.Any("panic", err.Value), slog.String("stack", where(err.Stack))}
 	if s != nil {
-		attrs = append(attrs, slog.String("remote", address(s.RemoteAddr())))
+		attrs = append(attrs, slog.String("remote", clip(address(s.RemoteAddr()))))
 	}
 	c.logLine(slog.LevelError, "panic in "+what, "foyer: panic", attrs...)
 }

@@ -130,14 +130,16 @@ func (o *DialOptions) request(target string) (*url.URL, http.Header, error) {
 		u.Scheme = "wss"
 	}
 	switch {
+	case u.Scheme == "":
+		return nil, nil, errors.New("foyer: dial: the URL has no scheme, such as ws://")
 	case u.Scheme != "ws" && u.Scheme != "wss":
 		return nil, nil, fmt.Errorf("foyer: dial: the scheme %q is not ws, wss, http or https", u.Scheme)
 	case u.Opaque != "":
 		return nil, nil, errors.New("foyer: dial: malformed URL: no // behind the scheme") // there may be a password in it
 	case u.Hostname() == "":
-		return nil, nil, fmt.Errorf("foyer: dial: no host in %q", u.Redacted())
+		return nil, nil, fmt.Errorf("foyer: dial: no host in %q", targetOf(u))
 	case strings.Contains(target, "#"):
-		return nil, nil, fmt.Errorf("foyer: dial: a fragment in %q (RFC 6455 section 3)", u.Redacted())
+		return nil, nil, fmt.Errorf("foyer: dial: a fragment in %q (RFC 6455 section 3)", targetOf(u))
 	}
 	header := make(http.Header)
 	for name, values := range o.Header {
@@ -292,7 +294,8 @@ func refusedBy(who string, resp *http.Response) *HandshakeError {
 		refusal.Reason = said
 	}
 	if location := resp.Header.Get("Location"); location != "" && resp.StatusCode/100 == 3 {
-		refusal.Err = fmt.Errorf("redirects are not followed, and this one leads to %q", location)
+		where, _, _ := strings.Cut(location, "?") // what follows may hold a secret
+		refusal.Err = fmt.Errorf("redirects are not followed, and this one leads to %q", clip(where))
 	}
 	return refusal
 }

@@ -252,7 +252,9 @@ func TestDialSaysWhatIsWrongWithItsArguments(t *testing.T) {
 		says   string
 	}{
 		{"ftp://localhost/", DialOptions{}, `"ftp" is not ws, wss, http or https`},
-		{"localhost", DialOptions{}, `"" is not ws, wss, http or https`},
+		{"localhost", DialOptions{}, "has no scheme"},
+		{"ws://localhost/?token=secret#a", DialOptions{}, "fragment"},
+		{"ws:///?token=secret", DialOptions{}, "no host"},
 		{"ws:u:secret@example.com/", DialOptions{}, "malformed URL: no //"},
 		{"ws://localhost/", DialOptions{Origin: "http://a\r\nX: y"}, "malformed Origin"},
 		{"ws://localhost/", DialOptions{Origin: "http://a\x00"}, "malformed Origin"},

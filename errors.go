@@ -99,6 +99,7 @@ var (
 	errPaused         = errors.New("foyer: paused")
 	errMaxOpen        = errors.New("foyer: too many open connections")
 	errAsking         = errors.New("foyer: too many handshakes wait for Origins or Authorize")
+	errHookGoexit     = errors.New("foyer: Origins or Authorize has ended its goroutine")
 	errLeft           = fmt.Errorf("foyer: peer has left: %w", io.ErrUnexpectedEOF)
 	errCloseTimeout   = fmt.Errorf("foyer: peer did not finish the close handshake: %w", os.ErrDeadlineExceeded)
 )
@@ -151,7 +152,7 @@ func inner(err error) string {
 func errorText(s string, parts ...string) string {
 	for _, part := range parts {
 		if part != "" && !strings.Contains(strings.ToLower(s), strings.ToLower(part)) {
-			s += ": " + part
+			s = strings.TrimSuffix(s, ".") + ": " + part
 		}
 	}
 	return s
@@ -176,7 +177,7 @@ type TLSError struct {
 }
 
 func (e *TLSError) Error() string {
-	return fmt.Sprintf("foyer: TLS handshake with %v: %s", e.RemoteAddr, inner(e.Err))
+	return fmt.Sprintf("foyer: TLS handshake with %s: %s", clip(fmt.Sprint(e.RemoteAddr)), inner(e.Err))
 }
 
 // Unwrap returns Err.
@@ -209,9 +210,9 @@ type CloseError struct {
 func (e *CloseError) Error() string {
 	s := "foyer: socket closed: "
 	if e.socket != nil {
-		s = fmt.Sprintf("foyer: socket %v->%v closed: ", address(e.socket.LocalAddr()), address(e.socket.RemoteAddr()))
+		s = fmt.Sprintf("foyer: socket %v->%v closed: ", clip(address(e.socket.LocalAddr())), clip(address(e.socket.RemoteAddr())))
 	}
-	return errorText(s+e.Code.String(), e.Reason, inner(e.Err))
+	return errorText(s+e.Code.String(), clip(e.Reason), inner(e.Err))
 }
 
 // Unwrap returns ErrClosed and, if there is one, Err.

@@ -334,10 +334,17 @@ func (s *Socket) called(l *listener) {
 	l.busy.Store(0)
 	l.calls.Unlock()
 	if v != nil {
-		s.config.reportPanic("an Events function", s, v)
+		err := newPanicError(v)
 		s.beginClose(CloseInternalServerErr, "")
+		go s.config.reportPanicError("an Events function", s, err) // not on a loop
 	}
 	s.settle(l)
+}
+
+// callsEvents reports whether a function of the socket's Events is being called.
+func (s *Socket) callsEvents() bool {
+	l := s.events.Load()
+	return l != nil && l.busy.Load() != 0
 }
 
 // stuckCall is after how long a function of Events that has not returned is reported.
@@ -483,7 +490,7 @@ func (s *Socket) warnReader() {
 func (s *Socket) contained(f func()) {
 	defer func() {
 		if v := recover(); v != nil {
-			s.config.reportPanic("an Events function", s, v)
+			go s.config.reportPanicError("an Events function", s, newPanicError(v))
 		}
 	}()
 	f()

@@ -2,6 +2,7 @@ package foyer
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -180,7 +181,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*S
 		stream.Lend()
 	}
 	var conn net.Conn
-	client := presence{r.Context().Done(), func() bool { return r.Context().Err() != nil }}
+	// A deadline that middleware has set is no sign that the client has gone.
+	client := presence{r.Context().Done(), func() bool { return r.Context().Err() == context.Canceled }}
 	s, refusal := h.handshake(r, deadline, pooled, client, func(authorized http.Header) (arrival, *HandshakeError) {
 		a := arrival{kept: keepBase(r), header: answerHeader(w.Header(), authorized)}
 		switch {
@@ -323,8 +325,8 @@ func (h *Handler) handshake(r *http.Request, deadline time.Time, pooled bool, cl
 		}
 	}
 	asked, cancel := h.within(r, deadline)
+	defer cancel()
 	authorized, refusal := h.ask(asked)
-	cancel()
 	if refusal == nil && !deadline.IsZero() && !time.Now().Before(deadline) {
 		refusal = &HandshakeError{Status: http.StatusRequestTimeout, Code: CloseAbnormalClosure,
 			Reason: "The handshake was not finished.", Err: ErrHandshakeTimeout}
@@ -418,7 +420,9 @@ func (h *Handler) awaitPlace(deadline time.Time, client presence) *HandshakeErro
 		case <-late:
 			refusal = h.poolFull(fmt.Errorf("%w: no place within HandshakeTimeout", ErrPendingFull))
 		case <-client.done:
-			refusal = clientLeft()
+			if refusal = clientLeft(); !client.left() {
+				refusal = h.poolFull(fmt.Errorf("%w: no place before the request's deadline", ErrPendingFull))
+			}
 		case <-looks.C:
 			if client.left() {
 				refusal = clientLeft()

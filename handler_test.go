@@ -844,7 +844,7 @@ func TestShutdownCutsOffWhoDoesNotAnswer(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		begin := time.Now()
-		if err := h.Shutdown(ctx); err != context.DeadlineExceeded || time.Since(begin) != time.Second {
+		if err := h.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) != time.Second {
 			t.Error(err, time.Since(begin))
 		}
 		if s.CloseCode() != CloseAbnormalClosure || !errors.Is(s.Err(), context.DeadlineExceeded) {
@@ -1072,7 +1072,7 @@ func TestShutdownDuringAuthorize(t *testing.T) {
 	<-asked
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if err := h.Shutdown(ctx); err != context.DeadlineExceeded {
+	if err := h.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
 	close(proceed)

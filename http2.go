@@ -97,6 +97,9 @@ func streamOf(w http.ResponseWriter, r *http.Request, deadline time.Time) (*wire
 	}
 	w = innermost(w)
 	if answer, ok := w.(wire.Answer); ok {
+		if !deadline.IsZero() {
+			deadline = deadline.Add(lingerTime) // for a refusal at the deadline
+		}
 		return wire.NewStream(r, answer, deadline), nil
 	}
 	return nil, internal(fmt.Errorf("foyer: %T hides the stream of the request: it should have a method Unwrap() http.ResponseWriter: %w", w, http.ErrNotSupported))

@@ -19,7 +19,7 @@ type keepalive struct {
 	stuck    millis // for how long the peer has taken nothing of what waits
 	pinged   bool   // a ping is out since
 	reader   bool   // a reader was waiting at the last sweep
-	left     bool   // the peer had left at the last sweep; awaited is how long that was ago
+	left     bool   // the peer had left at the last sweep; awaited is for how long nothing was read since
 }
 
 // A millis is a time in milliseconds.
@@ -60,6 +60,9 @@ func (s *Socket) sweepInput(elapsed time.Duration, seen wire.Sight) {
 		if k.quiet.reached(s.config.pingInterval) && s.room(0, false) {
 			s.writeControl(websocket.PingMessage, nil)
 			k.pinged, k.reader, k.awaited = true, false, 0
+			if seen == wire.Unknown {
+				go s.checkPeerCloser() // a peer on an unbuffered connection cannot answer before somebody reads
+			}
 		}
 		return
 	}
@@ -71,11 +74,18 @@ func (s *Socket) sweepInput(elapsed time.Duration, seen wire.Sight) {
 	case seen == wire.Quiet:
 		k.awaited = k.awaited.add(elapsed) // the answer would be seen
 	case seen == wire.Unknown:
+		if s.wasQuiet() {
+			k.awaited = k.awaited.add(elapsed)
+		}
 		go s.checkPeerCloser()
 	default: // input is waiting that nobody reads, and the answer may stand behind it
-		k.awaited = k.awaited.add(elapsed)
-		if s.wire.AcknowledgedWithin(time.Duration(k.awaited) * time.Millisecond) {
+		waited := k.awaited.add(elapsed)
+		switch acknowledged, known := s.wire.AcknowledgedWithin(time.Duration(waited) * time.Millisecond); {
+		case !known: // only what the peer takes can tell
+		case acknowledged:
 			k.quiet, k.pinged = 0, false
+		default:
+			k.awaited = waited
 		}
 	}
 	k.reader = reader
@@ -95,8 +105,9 @@ func (s *Socket) waitsForInput() bool {
 // sweepLeft ends the socket when its peer has left and the program does not read what it has sent before.
 func (s *Socket) sweepLeft(elapsed time.Duration) {
 	k := &s.keepalive
-	if !k.left {
-		k.left, k.awaited = true, 0
+	read := uint32(s.wire.BytesIn() + s.messagesIn.Load())
+	if !k.left || read != k.received || s.callsEvents() {
+		k.left, k.received, k.awaited = true, read, 0
 		return
 	}
 	k.awaited = k.awaited.add(elapsed)
@@ -147,18 +158,39 @@ func (s *Socket) checkPeer() wire.Sight {
 	if seen == wire.Unknown {
 		seen = s.wire.Look()
 	}
-	unread := s.wire.Unread() || s.message != nil // of which something may be in other buffers
+	closer := seen >= wire.Leaving && seen != wire.Broken && s.wire.Hides() && !s.holdsInput()
+	gone := !closer && s.seenLeaving(seen)
 	s.endLook()
 	switch {
-	case seen == wire.Broken, seen == wire.Ended && !unread && !s.wire.Hides():
+	case gone:
 		s.abort(errLeft)
-	case seen >= wire.Leaving && !unread && s.wire.Hides():
+	case closer:
 		go s.checkPeerCloser()
-	case seen >= wire.Leaving:
-		s.peerLeft()
 	}
 	return seen
 }
+
+// seenLeaving draws the consequences of what was seen of the peer. It reports true when the socket is to be aborted: nothing
+// is left to read, or nobody has the socket yet. Otherwise a peer that has left only ends the contexts. The caller has the
+// reading side, so that no Read begins with a context that is about to end.
+func (s *Socket) seenLeaving(seen wire.Sight) (gone bool) {
+	switch {
+	case seen < wire.Leaving:
+		return false
+	case seen == wire.Cut || seen == wire.Broken:
+		if s.server && !s.accepted.Load() || seen == wire.Broken && !s.holdsInput() {
+			return true
+		}
+	case seen == wire.Ended && !s.holdsInput():
+		return true
+	}
+	s.peerLeft()
+	return false
+}
+
+// holdsInput reports whether something was read from the network that the program has not taken. The caller has the reading
+// side.
+func (s *Socket) holdsInput() bool { return s.wire.Unread() || s.message != nil }
 
 // checkPeerCloser is checkPeer where the end may stand in what can only be read: behind TLS, or where the system has no
 // other way. It keeps what it reads, and may wait.
@@ -168,21 +200,27 @@ func (s *Socket) checkPeerCloser() {
 	}
 	ends := make(chan struct{})
 	s.mu.Lock()
-	s.more().looked = ends
+	x := s.more()
+	x.looked = ends
 	s.mu.Unlock()
 	s.reading.state.Store(lookedAtLong)
 	seen := s.wire.LookCloser()
+	gone := s.seenLeaving(seen)
 	s.mu.Lock()
-	s.extra.looked = nil
+	x.looked, x.quiet = nil, seen == wire.Quiet
 	s.mu.Unlock()
 	s.endLook()
 	close(ends)
-	switch seen {
-	case wire.Ended, wire.Broken:
+	if gone {
 		s.abort(errLeft)
-	case wire.Leaving:
-		s.peerLeft()
 	}
+}
+
+// wasQuiet reports whether the last long look has seen nothing.
+func (s *Socket) wasQuiet() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.extra != nil && s.extra.quiet
 }
 
 // endLook gives the reading side back that was taken to look.

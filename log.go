@@ -1,7 +1,6 @@
 package foyer
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -68,23 +67,37 @@ func (c *config) log() *slog.Logger {
 
 // logLine logs a line of a kind, unless there were many of it in this second.
 func (c *config) logLine(level slog.Level, kind, message string, attrs ...slog.Attr) {
-	logger := c.log()
-	if !logger.Enabled(context.Background(), level) {
-		return
-	}
-	if c.limiter.pass(kind, func(held int) {
-		c.contain(func() {
-			logger.LogAttrs(context.Background(), level, message+", and more like it", slog.Int("more", held), slog.String("cause", kind))
+	c.contain(func() {
+		logger := c.log()
+		if !logger.Enabled(background, level) {
+			return
+		}
+		pass := c.limiter.pass(kind, func(held int) {
+			c.contain(func() {
+				logger.LogAttrs(background, level, message+", and more like it", slog.Int("more", held), slog.String("cause", kind))
+			})
 		})
-	}) {
-		c.contain(func() { logger.LogAttrs(context.Background(), level, message, attrs...) })
-	}
+		if pass {
+			logger.LogAttrs(background, level, message, attrs...)
+		}
+	})
 }
 
 // contain calls a function of the program's logger, which must not end what it reports on.
 func (*config) contain(log func()) {
 	defer func() { recover() }()
 	log()
+}
+
+// where returns a stack from the place on where the panic was, without what caught it.
+func where(stack []byte) string {
+	text := string(stack)
+	if _, behind, ok := strings.Cut(text, "\npanic("); ok { // and the line of the runtime's file
+		if parts := strings.SplitN(behind, "\n", 3); len(parts) == 3 {
+			return parts[2]
+		}
+	}
+	return text
 }
 
 // maxLogged is how many bytes of what a client sent go into a log line.
@@ -130,7 +143,7 @@ func pathOf(r *http.Request) string {
 func (h *Handler) logRefusal(refusal *HandshakeError) {
 	level, cause, hint := h.diagnose(refusal)
 	attrs := []slog.Attr{slog.Int("status", refusal.Status), slog.String("reason", clip(refusal.Reason))}
-	if err := inner(refusal.Err); err != "" && !strings.EqualFold(err+".", refusal.Reason) {
+	if err := inner(refusal.Err); err != "" && !strings.EqualFold(strings.TrimSuffix(err, "."), strings.TrimSuffix(refusal.Reason, ".")) {
 		attrs = append(attrs, slog.String("err", clip(err)))
 	}
 	if refusal.remote != "" {
@@ -147,7 +160,7 @@ func (h *Handler) logRefusal(refusal *HandshakeError) {
 	}
 	var panicked *PanicError
 	if errors.As(refusal.Err, &panicked) {
-		attrs = append(attrs, slog.String("stack", string(panicked.Stack)))
+		attrs = append(attrs, slog.String("stack", where(panicked.Stack)))
 	}
 	h.config.logLine(level, strconv.Itoa(refusal.Status)+" "+cause, "foyer: handshake refused", attrs...)
 }
@@ -208,11 +221,17 @@ func (h *Handler) originHint(r *http.Request) string {
 			return policy + "; a proxy has changed the Host header: have it pass that on, or use " + o.allow()
 		}
 	}
-	return policy + "; " + o.allow() + " would admit this page"
+	if policy == "Origins is AllowOrigins" {
+		return policy + "; adding " + strconv.Quote(o.String()) + " to its list would admit this page"
+	}
+	return policy + "; " + o.allow() + " would admit this page; list your own pages there as well"
 }
 
 // allow returns the call that allows o.
-func (o origin) allow() string {
+func (o origin) allow() string { return "AllowOrigins(" + strconv.Quote(o.String()) + ")" }
+
+// String returns o as a browser writes it.
+func (o origin) String() string {
 	u := url.URL{Scheme: o.scheme, Host: o.host}
 	if strings.Contains(o.host, ":") {
 		u.Host = "[" + o.host + "]"
@@ -220,5 +239,5 @@ func (o origin) allow() string {
 	if o.port != defaultPort(o.scheme) {
 		u.Host += ":" + o.port
 	}
-	return "AllowOrigins(" + strconv.Quote(u.String()) + ")"
+	return u.String()
 }

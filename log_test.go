@@ -61,9 +61,9 @@ func TestRefusalsAreExplained(t *testing.T) {
 	}{
 		"origin": {new(Handler), handshakeRequest("Host: localhost:8080", "Origin: http://localhost:3000"), map[string]string{
 			"status": "403", "reason": "Access forbidden.", "method": "GET", "host": "localhost:8080", "path": "/chat", "origin": "http://localhost:3000",
-			"hint": `Origins is SameOrigin; AllowOrigins("http://localhost:3000") would admit this page`}},
+			"hint": `Origins is SameOrigin; AllowOrigins("http://localhost:3000") would admit this page; list your own pages there as well`}},
 		"origin of an address": {&Handler{Origins: AllowOrigins("https://example.com")}, handshakeRequest("Origin: https://[::1]:443"), map[string]string{
-			"hint": `Origins is AllowOrigins; AllowOrigins("https://[::1]") would admit this page`}},
+			"hint": `Origins is AllowOrigins; adding "https://[::1]" to its list would admit this page`}},
 		"origin of a file": {new(Handler), handshakeRequest("Origin: null"), map[string]string{
 			"hint": "Origins is SameOrigin; the page has no origin of its own, as a file or a sandboxed frame: only AnyOrigin admits it"}},
 		"no origin": {&Handler{Origins: RequireOrigin(SameOrigin())}, handshakeRequest(), map[string]string{
@@ -145,7 +145,7 @@ func TestLogIsSafe(t *testing.T) {
 	if strings.Count(text, "\n") != 2 || len(text) > 1500 || strings.ContainsAny(text, "\x1b\u202e") || strings.Contains(text, "secret") {
 		t.Errorf("%d bytes: %q", len(text), text)
 	}
-	if !strings.Contains(text, "foyer: handshake of 192.0.2.1:4242 with example.com/a%0Ab refused with status 403: Access forbidden.: origin not allowed\n") {
+	if !strings.Contains(text, "foyer: handshake of 192.0.2.1:4242 with example.com/a%0Ab refused with status 403: Access forbidden: origin not allowed\n") {
 		t.Errorf("%q", text)
 	}
 }
@@ -255,9 +255,9 @@ func TestErrorsReadOnce(t *testing.T) {
 		(&CloseError{Code: CloseAbnormalClosure, Err: ErrPingTimeout}).Error():                                               "foyer: socket closed: 1006 (abnormal closure): peer does not answer",
 		(&HandshakeError{Status: 503, Reason: "Too many pending connections.", Err: ErrPendingFull}).Error():                 "foyer: handshake refused with status 503: Too many pending connections.",
 		(&HandshakeError{Status: 403, Reason: "Access forbidden.", target: "ws://h/p"}).Error():                              "foyer: dial ws://h/p: refused with status 403: Access forbidden.",
-		(&HandshakeError{Reason: "No.", Err: ErrHandshakeTimeout, remote: "192.0.2.1:1"}).Error():                            "foyer: handshake of 192.0.2.1:1 refused: No.: handshake timeout",
+		(&HandshakeError{Reason: "No.", Err: ErrHandshakeTimeout, remote: "192.0.2.1:1"}).Error():                            "foyer: handshake of 192.0.2.1:1 refused: No: handshake timeout",
 		(&TLSError{Err: errors.New("foyer: x")}).Error():                                                                     "foyer: TLS handshake with <nil>: x",
-		(&HandshakeError{Status: 500, Reason: "Internal server error.", Err: &PanicError{Value: "oh"}, target: "h"}).Error(): "foyer: dial h: refused with status 500: Internal server error.: panic: oh",
+		(&HandshakeError{Status: 500, Reason: "Internal server error.", Err: &PanicError{Value: "oh"}, target: "h"}).Error(): "foyer: dial h: refused with status 500: Internal server error: panic: oh",
 	} {
 		if got != want {
 			t.Errorf("%s\nwant\n%s", got, want)

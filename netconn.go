@@ -25,7 +25,12 @@ func NetConn(ctx context.Context, s *Socket, t MessageType) net.Conn {
 	c := &netConn{socket: s, kind: t, messages: make(chan []byte), writing: make(chan struct{}, 1), closed: make(chan struct{})}
 	c.readBy.init()
 	c.writeBy.init()
-	c.unwatch = context.AfterFunc(ctx, func() { s.abort(ctx.Err()) })
+	ctx = s.plainContext(ctx) // one that ends with the socket need not end it
+	c.unwatch = context.AfterFunc(ctx, func() {
+		if context.Cause(ctx) != errLeft { // or something may be left to read
+			s.abort(ctx.Err())
+		}
+	})
 	return c
 }
 

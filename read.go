@@ -18,11 +18,11 @@ import (
 // middle of a message, the connection is broken. Any other error is final: a *CloseError, or ErrReading if another
 // goroutine reads already.
 func (s *Socket) Read(ctx context.Context) (MessageType, []byte, error) {
-	ctx = s.readContext(ctx)
 	if err := s.lockRead(ctx); err != nil {
 		return 0, nil, err
 	}
 	defer s.unlockRead()
+	ctx = s.readContext(ctx)
 	if err := s.nextMessage(ctx); err != nil {
 		return 0, nil, err
 	}
@@ -49,11 +49,11 @@ func (s *Socket) Read(ctx context.Context) (MessageType, []byte, error) {
 // they come in. It is valid until the next call of Read or Reader, which drops what was not read of it; it fails then. ctx counts for
 // the reader as well: when it ends before the message does, the connection is broken. Errors are those of Read.
 func (s *Socket) Reader(ctx context.Context) (MessageType, io.Reader, error) {
-	ctx = s.readContext(ctx)
 	if err := s.lockRead(ctx); err != nil {
 		return 0, nil, err
 	}
 	defer s.unlockRead()
+	ctx = s.readContext(ctx)
 	if err := s.nextMessage(ctx); err != nil {
 		return 0, nil, err
 	}
@@ -238,8 +238,8 @@ type messageReader struct {
 	inflater *inflater                 // nil if the message is not compressed
 	onFrame  func(p []byte, last bool) // gets each frame, if not nil
 
-	dropped  bool // a later call of Read or Reader reads the rest
-	complete bool // read to its end
+	dropped  bool        // a later call of Read or Reader reads the rest
+	complete atomic.Bool // read to its end
 }
 
 // Read reads; the caller has the reading side.
@@ -272,7 +272,7 @@ func (m *messageReader) check(p []byte, err error) error {
 	case err != io.EOF:
 		return s.readFailed(m.ctx)
 	}
-	m.complete = !m.dropped
+	m.complete.Store(!m.dropped)
 	s.messagesIn.Add(1)
 	return io.EOF
 }
@@ -330,13 +330,16 @@ type lockedReader struct {
 
 func (r *lockedReader) Read(p []byte) (int, error) {
 	s := r.m.socket
-	ctx := s.readContext(r.ctx)
-	if err := s.lockRead(ctx); err != nil {
+	if r.m.complete.Load() {
+		return 0, io.EOF
+	}
+	if err := s.lockRead(r.ctx); err != nil {
 		return 0, err
 	}
 	defer s.unlockRead()
+	ctx := s.readContext(r.ctx)
 	switch {
-	case r.m.complete:
+	case r.m.complete.Load():
 		return 0, io.EOF
 	case s.message != r.m:
 		return 0, errDropped

@@ -123,7 +123,7 @@ func (h *Handler) answerTo(conn net.Conn, refusal *HandshakeError) {
 // turnAway answers a refused request on a connection of ours, which its caller closes. Where the request was not read
 // whole, the client may still be sending it.
 func (h *Handler) turnAway(c *wire.Conn, refusal *HandshakeError, r *http.Request, whole bool) error {
-	err := h.refused(refusal, r, c.RemoteAddr())
+	remote := c.RemoteAddr()
 	conn := c.NetConn()
 	unread := !whole || c.Unread()
 	c.Forget()
@@ -133,7 +133,7 @@ func (h *Handler) turnAway(c *wire.Conn, refusal *HandshakeError, r *http.Reques
 			wire.Linger(conn, lingerTime, true)
 		}
 	}
-	return err
+	return h.refused(refusal, r, remote) // the client need not wait for the program's logger
 }
 
 // unfinished is the refusal of a request that did not come in whole. A client that sent nothing at all gets no answer.
@@ -154,11 +154,11 @@ func (h *Handler) refused(refusal *HandshakeError, r *http.Request, remote net.A
 	if refusal.Request == nil {
 		refusal.Request = r
 	}
-	refusal.remote = address(remote)
+	refusal.remote = clip(address(remote))
 	if r := refusal.Request; r != nil {
 		refusal.target = clip(r.Host + pathOf(r))
 		if refusal.remote == "" {
-			refusal.remote = r.RemoteAddr
+			refusal.remote = clip(r.RemoteAddr)
 		}
 	}
 	h.registry.countRefusal(refusal.Status)
@@ -172,7 +172,7 @@ func (h *Handler) failed(err error) {
 	var insecure *TLSError
 	if errors.As(err, &insecure) {
 		h.config.logLine(slog.LevelInfo, "TLS", "foyer: TLS handshake failed",
-			slog.String("err", clip(inner(insecure.Err))), slog.String("remote", address(insecure.RemoteAddr)))
+			slog.String("err", clip(inner(insecure.Err))), slog.String("remote", clip(address(insecure.RemoteAddr))))
 	} else {
 		h.config.logLine(slog.LevelError, "accept", "foyer: cannot accept connections", slog.String("err", inner(errors.Unwrap(err))))
 	}

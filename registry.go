@@ -16,7 +16,7 @@ type registry struct {
 	entering map[*wire.Conn]struct{} // connections whose request is being read
 	handling int                     // handshakes under way, and connections whose request is being read
 	reserved int                     // handshakes that hold a place
-	untold   int                     // sockets that handle events and have not called Closed yet
+	untold   int                     // sockets that handle events and have not called Closed yet, and ForEach functions that run
 	sockets  map[*Socket]struct{}
 	closed   bool
 	shut     chan struct{} // closed when closed is set; nil until somebody waits for that
@@ -162,14 +162,14 @@ func (g *registry) remove(s *Socket) {
 	g.wakeIfIdle()
 }
 
-// listens notes that a socket will call Closed.
+// listens notes that a socket will call Closed, or that a ForEach function begins.
 func (g *registry) listens() {
 	g.mu.Lock()
 	g.untold++
 	g.mu.Unlock()
 }
 
-// told notes that it has.
+// told notes that it has, or has returned.
 func (g *registry) told() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -184,7 +184,8 @@ func (g *registry) wakeIfIdle() {
 	}
 }
 
-// whenIdle returns a channel that is closed when no socket is open, no handshake under way, and each Closed was called.
+// whenIdle returns a channel that is closed when no socket is open, no handshake under way, each Closed was called, and
+// each ForEach function has returned.
 func (g *registry) whenIdle() <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -199,12 +200,13 @@ func (g *registry) whenIdle() <-chan struct{} {
 // close lets nobody in any more, and breaks off the reading of requests.
 func (g *registry) close() {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	if !g.closed && g.shut != nil {
 		close(g.shut)
 	}
 	g.closed = true
-	for c := range g.entering {
+	entering := slices.Collect(maps.Keys(g.entering))
+	g.mu.Unlock()
+	for _, c := range entering {
 		c.Interrupt()
 	}
 }

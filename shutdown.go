@@ -2,13 +2,16 @@ package foyer
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
 // Shutdown closes the Handler in an orderly way: new handshakes get 503, those under way are broken off, Accept returns
 // ErrClosed, and every socket, accepted or pending, gets a close frame with CloseGoingAway. It waits until all have
-// answered it, and Closed was called for those that listen, and returns nil then. When ctx ends before, the rest is cut off
-// and the error of ctx is returned.
+// answered it, each ForEach function has returned, and Closed was called for sockets that handle events, and returns nil
+// then. When ctx ends before, the rest is cut off, and the error says how many sockets that were and wraps that of ctx. A
+// client that does not answer takes CloseTimeout: ctx should last longer than that. A ForEach function that calls Shutdown
+// waits for itself.
 //
 // http.Server.Shutdown forgets sockets over HTTP/1.1, and waits for those over HTTP/2: call this first.
 func (h *Handler) Shutdown(ctx context.Context) error {
@@ -19,7 +22,8 @@ func (h *Handler) Shutdown(ctx context.Context) error {
 // Drain is Shutdown for a process that another one replaces, without a rush: the sockets of the moment get a close frame
 // with CloseServiceRestart one after the other, in no order, evenly over the time of spread, so that their clients do not
 // all come back at once. Handshakes go on meanwhile, as a load balancer takes a while to learn. Then the rest is shut
-// down, with the same code. When ctx ends before, what is left is cut off and the error of ctx is returned.
+// down, with the same code. When ctx ends before, what is left is cut off, and the error is that of Shutdown; ctx should last longer than spread and
+// CloseTimeout together.
 //
 // A client over HTTP/2 comes back on the connection that it has, unless it was told to leave that: call
 // http.Server.Shutdown at the same time, which does so, and waits for the sockets.
@@ -56,11 +60,12 @@ func (h *Handler) shutdown(ctx context.Context, code CloseCode) error {
 		return nil
 	case <-ctx.Done():
 	}
-	for _, s := range h.registry.all() {
+	rest := h.registry.all()
+	for _, s := range rest {
 		s.abort(ctx.Err())
 		s.wire.Close() // if it had ended, but lingered
 	}
-	return ctx.Err()
+	return fmt.Errorf("foyer: shutdown was not finished, and %d sockets were cut off: %w", len(rest), ctx.Err())
 }
 
 // Close is Shutdown with a second's patience. It always returns nil.

@@ -73,7 +73,8 @@ type Socket struct {
 	request     record
 	subprotocol string
 	server      bool
-	deflate     bool // permessage-deflate was negotiated
+	deflate     bool   // permessage-deflate was negotiated
+	streamer    sender // what has made streaming; guarded by writeMu
 
 	accepted atomic.Bool              // the program has it
 	left     atomic.Bool              // the peer has left, and something that it sent may be left to read
@@ -104,6 +105,7 @@ type extra struct {
 	context *socketContext            // of Context
 	values  *values
 	looked  chan struct{} // closed when a long look at the peer ends; nil while there is none
+	quiet   bool          // the last of them has seen nothing
 }
 
 // more returns what few sockets have. The caller has s.mu.

@@ -140,7 +140,7 @@ func checkHeader(header http.Header) error {
 		}
 		for _, v := range values {
 			if !httpguts.ValidHeaderFieldValue(v) {
-				return fmt.Errorf("foyer: Authorize returned the header %s with a malformed value %q", name, v)
+				return fmt.Errorf("foyer: Authorize returned the header %s with a malformed value", name)
 			}
 		}
 	}
@@ -170,11 +170,22 @@ func (h *Handler) ask(r *http.Request) (header http.Header, refusal *HandshakeEr
 	if h.asking.Add(1) > maxWaiting {
 		return nil, unavailable(errAsking)
 	}
+	returned := false
 	defer func() {
-		if v := recover(); v != nil {
+		v := recover()
+		if v == nil && !returned { // runtime.Goexit: nobody else will say so
+			h.refused(internal(errHookGoexit), r, nil)
+		}
+		if v != nil {
 			refusal = internal(&PanicError{Value: v, Stack: debug.Stack()})
 		}
 	}()
+	header, refusal = h.askHooks(r)
+	returned = true
+	return header, refusal
+}
+
+func (h *Handler) askHooks(r *http.Request) (http.Header, *HandshakeError) {
 	origins := h.Origins
 	if origins == nil {
 		origins = SameOrigin()

@@ -7,11 +7,11 @@ import (
 )
 
 // SetValue stores a value for the socket that r may become: [Socket.Value] returns it. Middleware and Authorize
-// functions say in this way who the client is. key should have a type of the program's own, as those of
-// context.WithValue. The last value of a key counts; nil removes it.
+// functions say in this way who the client is. key must be comparable and should have a type of the program's own, as those
+// of context.WithValue. The last value of a key counts; nil removes it.
 //
-// It changes r in place, so that no new request has to be handed on, and must not be called once the handler of the
-// request has returned.
+// Unlike context.WithValue it changes r in place, so no new request has to be passed on. It must not be called by two
+// goroutines at once for one request, or once the handler of the request has returned.
 func SetValue(r *http.Request, key, value any) {
 	v, ok := r.Context().Value(valuesKey{}).(*values)
 	if !ok {

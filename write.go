@@ -65,9 +65,18 @@ func (s *Socket) Writer(ctx context.Context, t MessageType) (io.WriteCloser, err
 	if err != nil {
 		return nil, s.writeError(err)
 	}
-	s.streaming = make(chan struct{})
+	s.streaming, s.streamer = make(chan struct{}), byWriter
 	return &messageWriter{socket: s, ctx: ctx, to: w}, nil
 }
+
+// A sender is what sends a message of several pieces.
+type sender uint8
+
+const (
+	byEncoding sender = iota // a write that is busy with it, and waits for nobody
+	byWrite                  // a Write that waits for the peer
+	byWriter                 // the program's Writer
+)
 
 // A patience says what to wait for with a message.
 type patience int
@@ -136,10 +145,14 @@ func (s *Socket) sendPieces(ctx context.Context, t MessageType, p []byte, how pa
 		s.writeMu.Unlock()
 		return s.writeError(err)
 	}
-	s.streaming = make(chan struct{})
+	held := how != stream || len(p) <= pieceSize
+	s.streaming, s.streamer = make(chan struct{}), byWrite
+	if held {
+		s.streamer = byEncoding
+	}
 	s.writeMu.Unlock()
 
-	w := messageWriter{socket: s, ctx: ctx, to: to, held: how != stream || len(p) <= pieceSize}
+	w := messageWriter{socket: s, ctx: ctx, to: to, held: held}
 	if w.held {
 		s.wire.Hold()
 	}
@@ -167,7 +180,7 @@ func (s *Socket) lockWrite(ctx context.Context, t MessageType, n int, wait bool)
 			s.writeMu.Unlock()
 			return s.closedError()
 		}
-		streaming := s.streaming
+		streaming, streamer := s.streaming, s.streamer
 		if streaming == nil && s.room(n, wait) {
 			return nil
 		}
@@ -176,7 +189,9 @@ func (s *Socket) lockWrite(ctx context.Context, t MessageType, n int, wait bool)
 		switch {
 		case !wait && s.config.maxWrite > 0 && n > s.config.maxWrite:
 			return ErrMessageTooBig
-		case !wait && streaming != nil:
+		case !wait && streaming != nil && streamer == byEncoding:
+			<-streaming
+		case !wait && streaming != nil && streamer == byWriter:
 			return ErrWriterOpen
 		case !wait:
 			return ErrWriteBufferFull

@@ -548,7 +548,7 @@ func (c *Conn) Interrupt() {
 		return
 	}
 	if c.net.SetReadDeadline(longAgo) != nil {
-		c.net.Close()
+		cut(c.net)
 	}
 }
 
@@ -607,8 +607,14 @@ func (c *Conn) Abandon() error {
 	if c.taken() {
 		return c.Close()
 	}
+	if c.net.SetWriteDeadline(time.Now().Add(abandonTime)) != nil {
+		return cut(c.net) // the goodbye of TLS could wait for ever
+	}
 	return c.net.Close()
 }
+
+// abandonTime is how long a connection whose handshake has failed may take to say goodbye.
+const abandonTime = time.Second
 
 // HangUp ends the connection as its own failure would.
 func (c *Conn) HangUp() error {

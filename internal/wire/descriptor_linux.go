@@ -462,13 +462,12 @@ func (c *Conn) framed() {
 // SeenHungUp reports whether the peer is known to have closed its side.
 func (c *Conn) SeenHungUp() bool { return c.flags.has(hungUp) }
 
-// AcknowledgedWithin reports whether the peer's kernel has acknowledged something within the last d. It is true where that
-// cannot be known, as for Unix sockets, whose peers do not vanish without a sign.
-func (c *Conn) AcknowledgedWithin(d time.Duration) (yes bool) {
-	yes = true
+// AcknowledgedWithin reports whether the peer's kernel has acknowledged something within the last d. It is known for TCP
+// only. The peers of Unix sockets do not vanish without a sign.
+func (c *Conn) AcknowledgedWithin(d time.Duration) (yes, known bool) {
 	ask := func(fd uintptr) {
 		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-			yes = time.Duration(info.Last_ack_recv)*time.Millisecond <= d+clockSlack
+			yes, known = time.Duration(info.Last_ack_recv)*time.Millisecond <= d+clockSlack, true
 		}
 	}
 	switch {
@@ -478,7 +477,7 @@ func (c *Conn) AcknowledgedWithin(d time.Duration) (yes bool) {
 		ask(uintptr(c.fd))
 		c.unuse()
 	}
-	return yes
+	return yes, known
 }
 
 // clockSlack is how much coarser the kernel's clock may be.
@@ -612,7 +611,7 @@ func lookFD(fd int) Sight {
 	unix.Poll(poll, 0)
 	switch seen := poll[0].Revents; {
 	case seen&unix.POLLERR != 0: // a reset; and not POLLHUP, which a Unix socket has when it was closed in order
-		return Broken
+		return Cut
 	case seen&unix.POLLRDHUP != 0:
 		return Leaving
 	}

@@ -72,6 +72,5 @@ func lookRaw(syscall.RawConn) Sight { panic(noDescriptor) }
 // SeenHungUp reports whether the peer is known to have closed its side.
 func (*Conn) SeenHungUp() bool { return false }
 
-// AcknowledgedWithin reports whether the peer's kernel is known to have been there within the last d, true where that
-// cannot be known.
-func (*Conn) AcknowledgedWithin(time.Duration) bool { return true }
+// AcknowledgedWithin does not know here whether the peer's kernel has acknowledged something.
+func (*Conn) AcknowledgedWithin(time.Duration) (yes, known bool) { return false, false }

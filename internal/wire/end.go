@@ -18,6 +18,7 @@ const (
 	Quiet                // nothing has come that was not read
 	Arrived              // something has
 	Leaving              // something has, and the peer has closed its side behind it
+	Cut                  // something has, and the connection is no more behind it
 	Ended                // the peer has closed its side, and all it sent was read from the system
 	Broken               // the connection is no more
 )
@@ -30,7 +31,7 @@ func (c *Conn) HungUp() bool {
 			seen = lookRaw(raw)
 		}
 	}
-	return seen == Broken || !c.Unread() && (seen == Ended || seen == Leaving && c.Hides())
+	return seen == Broken || seen == Cut || !c.Unread() && (seen == Ended || seen == Leaving && c.Hides())
 }
 
 // Glance returns what can be seen of the peer. It does not wait, and may be called at any time. On what hides the end of the

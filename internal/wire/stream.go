@@ -227,8 +227,10 @@ func (s *Stream) look() Sight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.closed, s.broken(), len(s.piece) > 0 && s.ctx.Err() == context.Canceled:
+	case s.closed, s.broken():
 		return Broken
+	case len(s.piece) > 0 && s.ctx.Err() == context.Canceled:
+		return Cut
 	case len(s.piece) > 0 && s.err != nil:
 		return Leaving
 	case len(s.piece) > 0:

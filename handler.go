@@ -45,8 +45,8 @@ type Handler struct {
 	// negative is no limit. While a ForEach runs nothing waits, and the limit has no effect.
 	//
 	// A handshake that finds the pool full waits for a place, first come, first served, within HandshakeTimeout, if the
-	// program takes its sockets: a call of Accept is waiting, or a socket was taken within the last second, or the first
-	// handshake was less than a second ago. At most 4,096 handshakes wait. Otherwise the client gets 503 at once, and
+	// program takes its sockets: a call of Accept is waiting, or a socket was taken, or NextPending called, within the last
+	// second, or the first handshake was less than a second ago. At most 4,096 handshakes wait. Otherwise the client gets 503 at once, and
 	// Origins and Authorize are not asked.
 	MaxPending int
 
@@ -145,6 +145,10 @@ func (h *Handler) init() {
 		}
 		h.config.upgrader = newUpgrader(h.config)
 		h.pool.limit(h.MaxPending)
+		h.pool.neglected = func() {
+			h.config.logLine(slog.LevelWarn, "neglect", "foyer: a client is connected and waits, and the program does not take its socket",
+				slog.String("hint", "no goroutine calls Accept, Incoming or ForEach"))
+		}
 		h.name.Store(&h.ServerName)
 		h.timeout.Store(int64(orDefault(h.HandshakeTimeout, defaultHandshakeTimeout)))
 	})

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -176,5 +177,109 @@ func TestUpgradeMayBeAList(t *testing.T) {
 		if resp.StatusCode != http.StatusSwitchingProtocols || !strings.EqualFold(resp.Header.Get("Upgrade"), "websocket") {
 			t.Errorf("%s: %v", value, resp)
 		}
+	}
+}
+
+// A compressed message that another goroutine is writing is not a Writer.
+func TestTryWriteBesideCompressedMessages(t *testing.T) {
+	h := closeHandler(t, &Handler{Compression: true, MaxWriteBuffer: 64 << 20})
+	c := dialCompressed(t, serveRaw(t, h), nil)
+	go io.Copy(io.Discard, c.NetConn())
+	s := accept(t, h)
+	message := bytes.Repeat([]byte("compress me "), 100)
+	var writers sync.WaitGroup
+	for range 2 {
+		writers.Go(func() {
+			for range 300 {
+				if err := s.TryWrite(Text, message); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	writers.Wait()
+}
+
+// noDeadlines is a connection that knows none, and whose writes block.
+type noDeadlines struct{ stuckConn }
+
+func (*noDeadlines) SetDeadline(time.Time) error      { return errors.ErrUnsupported }
+func (*noDeadlines) SetReadDeadline(time.Time) error  { return errors.ErrUnsupported }
+func (*noDeadlines) SetWriteDeadline(time.Time) error { return errors.ErrUnsupported }
+
+// Shutdown breaks off the reading of requests without waiting for anything, on whatever connection.
+func TestShutdownIsNotBlockedByAConnection(t *testing.T) {
+	certificate := httptest.NewTLSServer(nil)
+	defer certificate.Close()
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	h := &Handler{HandshakeTimeout: -1}
+	slow := &noDeadlines{stuckConn{Conn: theirs, stuck: make(chan struct{}), ended: make(chan struct{})}}
+	go h.HandleConnection(tls.Server(slow, &tls.Config{Certificates: certificate.TLS.Certificates}))
+	client := tls.Client(ours, &tls.Config{InsecureSkipVerify: true})
+	if err := client.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	client.Write([]byte("GET / HTTP/1.1\r\n")) // and nothing more
+	close(slow.stuck)
+	done := make(chan struct{})
+	go func() { h.Close(); close(done) }()
+	within(t, 3*time.Second, "Shutdown", done)
+}
+
+// A ForEach function that finishes its work is waited for.
+func TestShutdownWaitsForForEachFunctions(t *testing.T) {
+	h := &Handler{}
+	saved := make(chan struct{})
+	go h.ForEach(context.Background(), func(ctx context.Context, s *Socket) {
+		s.Read(ctx)
+		time.Sleep(100 * time.Millisecond)
+		close(saved)
+	})
+	c := dial(t, serveRaw(t, h), nil)
+	go c.ReadMessage() // answers the close frame
+	eventually(t, "the socket", func() bool { return h.Stats().Accepted == 1 })
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := h.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-saved:
+	default:
+		t.Error("Shutdown has returned before the function")
+	}
+}
+
+// A hook that ends its goroutine leaves a trace, and takes no place with it.
+func TestHookThatEndsItsGoroutine(t *testing.T) {
+	var log logbook
+	h := closeHandler(t, &Handler{MaxPending: 1, Logger: log.logger(), Authorize: func(r *http.Request) (http.Header, error) {
+		if r.Header.Get("X-Exit") != "" {
+			runtime.Goexit()
+		}
+		return nil, nil
+	}})
+	addr := serveRaw(t, h)
+	conn := dialTCP(t, addr)
+	io.WriteString(conn, handshakeRequest("X-Exit: 1"))
+	io.Copy(io.Discard, conn)
+	if st, lines := h.Stats(), log.lines(t); st.Refused[500] != 1 || len(lines) != 1 || lines[0]["level"] != "ERROR" {
+		t.Error(st, lines)
+	}
+	if resp, _ := ask(t, dialTCP(t, addr), handshakeRequest()); resp.StatusCode != 101 {
+		t.Error(resp.Status)
+	}
+}
+
+// What a peer or a hook says cannot break a line of a log, and no header's value gets there.
+func TestTextsAreSafe(t *testing.T) {
+	end := &CloseError{Code: 4000, Reason: "x\n2026/11/24 admin logged in \x1b[31m"}
+	if text := end.Error(); strings.ContainsAny(text, "\n\x1b") || end.Reason[1] != '\n' {
+		t.Errorf("%q", text)
+	}
+	if err := checkHeader(http.Header{"Set-Cookie": {"session=SECRET\n"}}); err == nil || strings.Contains(err.Error(), "SECRET") {
+		t.Error(err)
 	}
 }

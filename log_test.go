@@ -225,7 +225,7 @@ func TestLoggerThatPanics(t *testing.T) {
 
 type panickingLog struct{}
 
-func (panickingLog) Enabled(context.Context, slog.Level) bool  { return true }
+func (panickingLog) Enabled(context.Context, slog.Level) bool  { panic("asked") }
 func (panickingLog) Handle(context.Context, slog.Record) error { panic("in the logger") }
 func (l panickingLog) WithAttrs([]slog.Attr) slog.Handler      { return l }
 func (l panickingLog) WithGroup(string) slog.Handler           { return l }
@@ -271,4 +271,35 @@ func TestErrorsReadOnce(t *testing.T) {
 	if err.Error() != want {
 		t.Errorf("%v\nwant\n%s", err, want)
 	}
+}
+
+// A program that has forgotten to take its sockets is told so with its first client.
+func TestNeglectedSocketsAreReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logbook
+		h := &Handler{Logger: log.logger()}
+		dialPipe(t, h)
+		time.Sleep(4 * time.Second)
+		if lines := log.lines(t); len(lines) != 0 {
+			t.Errorf("%v", lines)
+		}
+		time.Sleep(2 * time.Second)
+		dialPipe(t, h)
+		time.Sleep(10 * time.Second)
+		if lines := log.lines(t); len(lines) != 1 || lines[0]["hint"] != "no goroutine calls Accept, Incoming or ForEach" {
+			t.Errorf("%v", lines)
+		}
+		h.Close()
+	})
+	synctest.Test(t, func(t *testing.T) {
+		var log logbook
+		h := &Handler{Logger: log.logger()}
+		h.NextPending() // asks now and then
+		dialPipe(t, h)
+		time.Sleep(10 * time.Second)
+		if lines := log.lines(t); len(lines) != 0 {
+			t.Errorf("%v", lines)
+		}
+		h.Close()
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -280,4 +281,139 @@ func TestPingInAFunctionOfEvents(t *testing.T) {
 		}
 		h.Close()
 	})
+}
+
+// wrapped is a connection that hides what it is, as those of many listeners do.
+type wrapped struct{ net.Conn }
+
+// acceptWrapped returns a client's connection and its socket, over TCP that the server knows nothing of.
+func acceptWrapped(t *testing.T, h *Handler) (*net.TCPConn, *Socket) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn := dialTCP(t, l.Addr().String())
+	theirs, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	go h.HandleConnection(wrapped{theirs})
+	ask(t, conn, handshakeRequest())
+	return conn, accept(t, h)
+}
+
+// leaveWithMessages sends n messages and a close frame, and closes the connection.
+func leaveWithMessages(conn net.Conn, n int) {
+	for range n {
+		conn.Write(frame(0x82, strings.Repeat("m", 3000)))
+	}
+	conn.Write(frame(0x88, "\x03\xe8"))
+	conn.Close()
+}
+
+// A program that reads slowly gets all that its client sent before it left, however long that takes.
+func TestSlowReaderGetsEverything(t *testing.T) {
+	const messages = 20
+	slow := func() { time.Sleep(20 * time.Millisecond) }
+	for name, program := range map[string]func(*Socket, *atomic.Int32){
+		"Read": func(s *Socket, n *atomic.Int32) {
+			for {
+				if _, _, err := s.Read(s.Context()); err != nil {
+					return
+				}
+				slow()
+				n.Add(1)
+			}
+		},
+		"Events": func(s *Socket, n *atomic.Int32) {
+			s.Handle(Events{Message: func(*Socket, MessageType, []byte) { slow(); n.Add(1) }})
+		},
+		"NetConn": func(s *Socket, n *atomic.Int32) {
+			conn := NetConn(s.Context(), s, Binary)
+			for b := make([]byte, 3000); ; n.Add(1) {
+				if _, err := io.ReadFull(conn, b); err != nil {
+					return
+				}
+				slow()
+			}
+		},
+		"after a write": func(s *Socket, n *atomic.Int32) {
+			s.SendText(background, "the client has left, and its kernel says so")
+			for {
+				if _, _, err := s.Read(s.Context()); err != nil {
+					return
+				}
+				slow()
+				n.Add(1)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := closeHandler(t, &Handler{PongTimeout: 100 * time.Millisecond})
+			conn := dialTCP(t, serveRaw(t, h))
+			ask(t, conn, handshakeRequest())
+			s := accept(t, h)
+			leaveWithMessages(conn, messages)
+			time.Sleep(20 * time.Millisecond)
+			var n atomic.Int32
+			go program(s, &n)
+			within(t, 10*time.Second, "the end", s.Done())
+			eventually(t, "the last message", func() bool { return n.Load() == messages })
+			if s.CloseCode() != CloseNormalClosure {
+				t.Error(s.Err())
+			}
+		})
+	}
+}
+
+// The same over HTTP/2, whose connection ends as well.
+func TestMessagesBeforeTheEndOfAnHTTP2Connection(t *testing.T) {
+	h := closeHandler(t, &Handler{PingInterval: 100 * time.Millisecond})
+	url, client := serveHTTP2(t, true, h)
+	c, _ := openStream(t, client, url)
+	s := accept(t, h)
+	for range 3 {
+		c.Write(frame(0x81, "hello"))
+	}
+	c.Write(frame(0x88, "\x03\xe8"))
+	c.CloseWrite()
+	time.Sleep(20 * time.Millisecond)
+	client.CloseIdleConnections()
+	c.Close()
+	time.Sleep(300 * time.Millisecond)
+	for range 3 {
+		if _, p, err := s.Read(s.Context()); err != nil || string(p) != "hello" {
+			t.Fatal(string(p), err)
+		}
+	}
+}
+
+// A half-read message is read to its end, also where the end of the client can only be read.
+func TestHalfReadMessageOnAWrappedConnection(t *testing.T) {
+	h := closeHandler(t, &Handler{PingInterval: 50 * time.Millisecond})
+	conn, s := acceptWrapped(t, h)
+	conn.Write(frame(0x82, "0123456789"))
+	conn.CloseWrite()
+	_, r, err := s.Reader(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Read(make([]byte, 1))
+	time.Sleep(400 * time.Millisecond)
+	if rest, err := io.ReadAll(r); string(rest) != "123456789" || err != nil {
+		t.Errorf("%q, %v", rest, err)
+	}
+	if n, err := r.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Error("a second end:", n, err)
+	}
+}
+
+func TestSilentPeerOnAWrappedConnection(t *testing.T) {
+	_, s := acceptWrapped(t, closeHandler(t, &Handler{PingInterval: 100 * time.Millisecond, PongTimeout: 100 * time.Millisecond}))
+	within(t, 5*time.Second, "the end", s.Done())
+	if err := s.Err(); !errors.Is(err, ErrPingTimeout) {
+		t.Error(err)
+	}
 }

@@ -33,8 +33,10 @@ type pool struct {
 	consumers []*consumer    // functions that get every socket at once; while there are some, no place is needed
 	waiters   []*waiter      // handshakes that wait for a place; empty while there is one
 	began     time.Time      // the first handshake
-	took      time.Time      // the last time that the program took a socket
+	took      time.Time      // the last time that the program took a socket, or asked for one
 	review    *time.Timer    // runs while handshakes wait
+	neglect   *time.Timer    // runs from the first socket on that waits, until the program asks for one
+	neglected func()         // is told when it has not
 	closed    bool
 	pruned    time.Time
 }
@@ -219,8 +221,27 @@ func (p *pool) fill(s *Socket) bool {
 		p.consume(s)
 	default:
 		p.sockets = append(p.sockets, s)
+		p.watchForNeglect()
 	}
 	return true
+}
+
+// neglectTime is for how long the first socket may wait before the program is told that nobody takes it.
+const neglectTime = 5 * time.Second
+
+// watchForNeglect begins to wait for the program's first call. The caller has the lock.
+func (p *pool) watchForNeglect() {
+	if p.neglect != nil || !p.took.IsZero() || p.neglected == nil {
+		return
+	}
+	p.neglect = time.AfterFunc(neglectTime, func() {
+		p.mu.Lock()
+		neglected := !p.closed && p.took.IsZero() && len(p.takers) == 0 && len(p.sockets) > 0
+		p.mu.Unlock()
+		if neglected {
+			p.neglected()
+		}
+	})
 }
 
 // consume gives s to the consumers in turn. The caller has the lock.
@@ -281,6 +302,7 @@ func (p *pool) stopTaking(taker chan *Socket) bool {
 func (p *pool) tryTake() *Socket {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.took = time.Now() // a program that asks takes its sockets, though there may be none
 	return p.pop()
 }
 
@@ -381,6 +403,9 @@ func (p *pool) close() {
 	if p.review != nil {
 		p.review.Stop()
 		p.review = nil
+	}
+	if p.neglect != nil {
+		p.neglect.Stop()
 	}
 	p.turnAway(ErrClosed)
 }

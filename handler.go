@@ -19,8 +19,8 @@ import (
 // A Handler lets sockets in. It is an http.Handler for any router, takes raw connections through HandleConnection, and
 // keeps the sockets it accepted in a bounded pool until the program takes them with Accept or one of its kin.
 //
-// The zero value works: it lets in pages of its own host and programs that are no browsers, thirty of which may wait,
-// and its limits are those named below. Fields must not be changed once the Handler is in use; the Set methods may be
+// The zero value works: it lets in pages of its own host and requests without Origin, thirty sockets may wait for the
+// program, and its limits are those named below. Fields must not be changed once the Handler is in use; the Set methods may be
 // called at any time. All methods are safe for concurrent use. A Handler must not be copied.
 type Handler struct {
 	// ServerName is the Server header of every answer. Empty means no such header.
@@ -171,8 +171,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // Upgrade is ServeHTTP past the pool: the socket is returned, and counts as accepted. When it returns an error, a
 // *HandshakeError, the request has been answered.
 //
-// It returns at once, over HTTP/2 and HTTP/3 as well. There the caller must not return from its own handler before
-// [Socket.Done] is closed, which is to be waited for after Abort, and after Close on a socket that listens.
+// It returns at once, over HTTP/2 and HTTP/3 as well. There the socket lives no longer than the request's handler, which
+// must not return before [Socket.Done] is closed, not even when Read has returned an error:
+//
+//	defer func() {
+//		s.Close(foyer.CloseNormalClosure, "")
+//		<-s.Done()
+//	}()
 func (h *Handler) Upgrade(w http.ResponseWriter, r *http.Request) (*Socket, error) {
 	return h.serve(w, r, false)
 }

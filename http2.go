@@ -15,7 +15,8 @@ import (
 // ErrNoExtendedConnect says that this process does not offer WebSockets over HTTP/2.
 var ErrNoExtendedConnect = errors.New("foyer: net/http does not announce extended CONNECT: import _ \"github.com/foyerws/foyer/extendedconnect\" or set GODEBUG=http2xconnect=1")
 
-// EnableHTTP2 prepares srv for WebSockets over HTTP/2 (RFC 8441), before it serves. They work without as well: this checks
+// EnableHTTP2 prepares srv for WebSockets over HTTP/2 (RFC 8441), before it serves. A route must take the method CONNECT as
+// well as GET then. They work without as well: this checks
 // that clients are told so, and sees to it that one socket cannot hold up the others on its connection.
 //
 // Clients are told by a setting that net/http only sends when the process was started with http2xconnect=1 in the

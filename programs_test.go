@@ -52,6 +52,7 @@ var visits = []visit{
 		}
 		return crowd.Hear(ctx, s, "alice: hi")
 	}},
+	{document: "docs/identity.md", marks: "func except(", path: "/ws", talk: func(context.Context, *foyer.Socket) error { return nil }},
 }
 
 // logIn returns the cookie of alice.
@@ -65,7 +66,7 @@ func logIn(addr string) *foyer.DialOptions {
 }
 
 // others are programs that serve nothing: they only have to compile, or are run by a test of their own.
-var others = []string{"foyer.Dial(", `"testing"`, "func except("}
+var others = []string{"foyer.Dial(", `"testing"`}
 
 // TestProgramsInTheDocumentsServeACrowd runs each server that a document shows, and has a hundred clients come at once.
 func TestProgramsInTheDocumentsServeACrowd(t *testing.T) {

@@ -121,6 +121,11 @@ var mistakes = map[string]mistake{
 			ask(t, dialTCP(t, addr), handshakeRequest("Host: localhost:8080"))
 		}
 	}},
+	"nobody accepts the only client": {handler: new(Handler), clients: func(t *testing.T, h *Handler, addr string) {
+		ask(t, dialTCP(t, addr), handshakeRequest())
+		eventually(t, "the socket", h.HasPending)
+		h.pool.neglected() // five seconds pass
+	}},
 	"an accept loop that waits": {handler: &Handler{MaxPending: 1},
 		program: func(h *Handler) {
 			for s := range h.Incoming(context.Background()) {

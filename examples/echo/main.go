@@ -106,7 +106,7 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 }
 
 // patience is how long sockets have to answer the close frame of a shutdown.
-const patience = 5 * time.Second
+const patience = 10 * time.Second
 
 // serveHTTP serves the page and the WebSocket with net/http.
 func serveHTTP(ctx context.Context, h *foyer.Handler, addr string, config *tls.Config, log *slog.Logger) error {

@@ -100,7 +100,7 @@ func echo(ctx context.Context, s *foyer.Socket) {
 
 // shutdown closes the sockets, and then the servers, which would wait for them.
 func (s *server) shutdown() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	return errors.Join(s.sockets.Shutdown(ctx), s.tcp.Shutdown(ctx), s.quic.Shutdown(ctx), s.packets.Close())
 }

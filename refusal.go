@@ -123,6 +123,7 @@ func (h *Handler) answerTo(conn net.Conn, refusal *HandshakeError) {
 // turnAway answers a refused request on a connection of ours, which its caller closes. Where the request was not read
 // whole, the client may still be sending it.
 func (h *Handler) turnAway(c *wire.Conn, refusal *HandshakeError, r *http.Request, whole bool) error {
+	h.registry.countRefusal(refusal.Status)
 	remote := c.RemoteAddr()
 	conn := c.NetConn()
 	unread := !whole || c.Unread()
@@ -133,7 +134,7 @@ func (h *Handler) turnAway(c *wire.Conn, refusal *HandshakeError, r *http.Reques
 			wire.Linger(conn, lingerTime, true)
 		}
 	}
-	return h.refused(refusal, r, remote) // the client need not wait for the program's logger
+	return h.reportRefusal(refusal, r, remote) // the client need not wait for the program's logger
 }
 
 // unfinished is the refusal of a request that did not come in whole. A client that sent nothing at all gets no answer.
@@ -151,6 +152,12 @@ func unfinished(err error, begun bool) *HandshakeError {
 
 // refused counts, logs and reports a refusal, and returns it as the error that the caller gets.
 func (h *Handler) refused(refusal *HandshakeError, r *http.Request, remote net.Addr) error {
+	h.registry.countRefusal(refusal.Status)
+	return h.reportRefusal(refusal, r, remote)
+}
+
+// reportRefusal is refused for a refusal that was counted.
+func (h *Handler) reportRefusal(refusal *HandshakeError, r *http.Request, remote net.Addr) error {
 	if refusal.Request == nil {
 		refusal.Request = r
 	}
@@ -161,7 +168,6 @@ func (h *Handler) refused(refusal *HandshakeError, r *http.Request, remote net.A
 			refusal.remote = clip(r.RemoteAddr)
 		}
 	}
-	h.registry.countRefusal(refusal.Status)
 	h.logRefusal(refusal)
 	h.config.report(refusal)
 	return refusal

@@ -88,17 +88,21 @@ func (b *bench) table() string {
 	}
 	s.WriteString("\n")
 	for _, srv := range b.servers {
-		fmt.Fprintf(&s, "| %s |", srv.title())
+		var row strings.Builder
+		measured := false
 		for _, c := range columns {
 			if b.results[c.workload] == nil {
 				continue
 			}
 			if v, ok := b.value(c, srv.name); ok {
-				s.WriteString(" " + c.format(v))
+				row.WriteString(" " + c.format(v))
+				measured = true
 			}
-			s.WriteString(" |")
+			row.WriteString(" |")
 		}
-		s.WriteString("\n")
+		if measured {
+			fmt.Fprintf(&s, "| %s |%s\n", srv.title(), row.String())
+		}
 	}
 	fmt.Fprintf(&s, "\nRatios to gorilla, medians of %d rounds, of refusals the most, %s; %s; %s. ", b.rounds, time.Now().Format("2006-01-02"), machine(), "server on one core, load on another")
 	for i, w := range b.workloads {

@@ -108,7 +108,7 @@ func Dial(ctx context.Context, target string, o *DialOptions) (*Socket, *http.Re
 	}
 	var refusal *HandshakeError
 	if err != nil && ctx.Err() != nil && !errors.As(err, &refusal) {
-		err = fmt.Errorf("foyer: dial %s: %w", u.Host, context.Cause(ctx))
+		err = &dialFailure{targetOf(u), context.Cause(ctx)}
 	}
 	return s, resp, err
 }
@@ -265,7 +265,7 @@ func (o *DialOptions) handshake(ctx context.Context, c *wire.Conn, cfg *config, 
 	g, resp, err := d.DialContext(ctx, u.String(), header)
 	switch {
 	case resp == nil:
-		return nil, nil, fmt.Errorf("foyer: dial %s: %w", u.Host, err)
+		return nil, nil, &dialFailure{targetOf(u), err}
 	case resp.StatusCode != http.StatusSwitchingProtocols:
 		refusal := refusedBy("server", resp)
 		refusal.target = targetOf(u)
@@ -278,7 +278,7 @@ func (o *DialOptions) handshake(ctx context.Context, c *wire.Conn, cfg *config, 
 			Reason: "The answer is not that of a WebSocket server.", Err: err, Request: resp.Request, target: targetOf(u)}
 	}
 	if err := c.Flush(ctx); err != nil { // a server that answers before it was asked
-		return nil, nil, fmt.Errorf("foyer: dial %s: %w", u.Host, err)
+		return nil, nil, &dialFailure{targetOf(u), err}
 	}
 	conn.over = true
 	return g, resp, nil
@@ -481,8 +481,17 @@ func dialError(u *url.URL, err error) error {
 	if errors.As(err, &refusal) || errors.As(err, &insecure) {
 		return err
 	}
-	return fmt.Errorf("foyer: dial %s: %w", u.Host, err)
+	return &dialFailure{targetOf(u), err}
 }
+
+// A dialFailure says what was dialled.
+type dialFailure struct {
+	target string
+	err    error
+}
+
+func (f *dialFailure) Error() string { return errorText("foyer: dial "+f.target, inner(f.err)) }
+func (f *dialFailure) Unwrap() error { return f.err }
 
 // hostPort returns host and port of an http or https URL.
 func hostPort(u *url.URL) string {

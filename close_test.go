@@ -250,7 +250,7 @@ func TestCodesThatMayNotBeSent(t *testing.T) {
 				_, _, err := c.ReadMessage()
 				answered <- err
 			}()
-			if err := s.Close(code, "reason"); err == nil || s.State() != StateClosing {
+			if err := s.Close(code, "reason"); err == nil || s.State() == StateOpen {
 				t.Errorf("code %v: %v, %v", code, err, s.State())
 			}
 			if err := <-answered; !websocket.IsCloseError(err, 1011) {

@@ -237,6 +237,9 @@ func normalHost(host string) (string, bool) {
 	if plain && !strings.Contains(host, "xn--") {
 		return host, !strings.HasPrefix(host, ".") && !strings.Contains(host, "..")
 	}
+	if !utf8.ValidString(host) {
+		return "", false
+	}
 	name, err := idna.Lookup.ToASCII(host)
 	return name, err == nil && name != "" && !strings.HasPrefix(name, ".") && !strings.Contains(name, "..")
 }

@@ -1093,11 +1093,7 @@ func TestHooksThatEndTheirGoroutine(t *testing.T) {
 	addr := serveRaw(t, h)
 	gone := dialTCP(t, addr)
 	io.WriteString(gone, strings.Replace(handshakeRequest(), "/chat", "/exit", 1))
-	eventually(t, "the place to be given back", func() bool {
-		h.pool.mu.Lock()
-		defer h.pool.mu.Unlock()
-		return h.pool.reserved == 0 && h.LastError() == nil
-	})
+	eventually(t, "the hook's end to be reported", func() bool { return errors.Is(h.LastError(), errHookGoexit) })
 	if _, err := gone.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("the connection is open: %v", err)
 	}

@@ -43,7 +43,7 @@ func BenchmarkEcho(b *testing.B) {
 				serve(h)
 				conn := dialTCP(b, serveRaw(b, h))
 				_, br := ask(b, conn, handshakeRequest())
-				send := frame(0x82, strings.Repeat("x", size))
+				send := maskedFrame(0x82, strings.Repeat("x", size))
 				got := make([]byte, len(send)-4) // without the mask
 				b.ReportAllocs()
 				b.SetBytes(int64(size))

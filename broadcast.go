@@ -3,7 +3,8 @@ package foyer
 import (
 	"iter"
 
-	"github.com/gorilla/websocket"
+	"github.com/foyerws/foyer/internal/frame"
+	"github.com/foyerws/foyer/internal/wire"
 )
 
 // A Dropped is a socket that a message was not sent to, and why.
@@ -24,44 +25,53 @@ type Dropped struct {
 //	}
 func Broadcast(sockets iter.Seq[*Socket], t MessageType, p []byte) []Dropped {
 	var dropped []Dropped
-	prepared, err := websocket.NewPreparedMessage(int(t), p)
-	if err != nil {
-		err = errBadMessageType
-	}
+	m := broadcast{kind: t, payload: p}
 	for s := range sockets {
-		failed := err
-		if failed == nil {
-			failed = s.post(t, p, prepared)
-		}
-		if failed != nil {
-			dropped = append(dropped, Dropped{s, failed})
+		if err := m.post(s); err != nil {
+			dropped = append(dropped, Dropped{s, err})
 		}
 	}
 	return dropped
 }
 
-// post posts a prepared message, of type t and with payload p.
-func (s *Socket) post(t MessageType, p []byte, prepared *websocket.PreparedMessage) error {
-	if s.config.frameSize > 0 {
-		return s.TryWrite(t, p)
+// A broadcast is a message for many sockets.
+type broadcast struct {
+	kind       MessageType
+	payload    []byte
+	compressed []compressedPayload // for sockets without context takeover, one for each way to compress
+}
+
+type compressedPayload struct {
+	by      frame.Deflater
+	payload []byte
+}
+
+// post sends the message to s, or returns why it cannot. It does not wait.
+func (m *broadcast) post(s *Socket) error {
+	f := wire.Frame{First: frame.Final | byte(m.kind), Payload: m.payload, Leave: wire.Soon, Room: s.room(false)}
+	compresses := s.compresses(len(m.payload))
+	if m.kind != Text && m.kind != Binary || s.splits(len(m.payload)) || compresses && s.deflate.out.Takeover() {
+		return s.TryWrite(m.kind, m.payload)
 	}
-	if err := s.lockWrite(background, t, len(p), false); err != nil {
+	if compresses {
+		f.First |= frame.RSV1
+		f.Payload = m.compressedBy(s.deflate.out)
+	}
+	if _, err := s.sendFrame(background, &f); err != nil {
 		return err
-	}
-	s.wire.Hold()
-	var err error
-	if !s.compresses(len(p)) {
-		err = encodePrepared(s.wire, prepared)
-	} else {
-		g := s.engine()
-		g.EnableWriteCompression(true)
-		err = g.WritePreparedMessage(prepared)
-	}
-	s.writeMu.Unlock()
-	s.wire.ReleaseSoon()
-	if err != nil {
-		return s.writeError(err)
 	}
 	s.messagesOut.Add(1)
 	return nil
+}
+
+// compressedBy returns the compressed message.
+func (m *broadcast) compressedBy(d frame.Deflater) []byte {
+	for _, c := range m.compressed {
+		if c.by == d {
+			return c.payload
+		}
+	}
+	c := compressedPayload{d, d.Deflate(m.payload)}
+	m.compressed = append(m.compressed, c)
+	return c.payload
 }

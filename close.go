@@ -6,16 +6,12 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/gorilla/websocket"
-
+	"github.com/foyerws/foyer/internal/frame"
 	"github.com/foyerws/foyer/internal/wire"
 )
 
 // This file is where sockets end. State goes from Open to Closing in beginClosing, and to Closed in finish; nothing else
 // changes it.
-
-// noDeadline is for gorilla's writes, which never wait.
-var noDeadline time.Time
 
 // maxReason is how many bytes of reason fit into a close frame behind the code, RFC 6455 section 5.5.
 const maxReason = 123
@@ -73,17 +69,12 @@ func (s *Socket) startClose(code CloseCode, reason string) {
 	s.afterRead()
 }
 
-// beginClosing sends the close frame, unless one was sent before. No message is sent behind it.
+// beginClosing sends the close frame, unless one was sent before. Nothing is sent behind it.
 func (s *Socket) beginClosing(code CloseCode, reason string) bool {
-	payload := websocket.FormatCloseMessage(int(code), cutReason(reason))
-	s.wire.Hold()
-	defer s.wire.Release()
-	s.writeMu.Lock() // nobody who has seen the socket open writes behind the close frame
-	defer s.writeMu.Unlock()
-	if !s.state.CompareAndSwap(int32(StateOpen), int32(StateClosing)) {
+	err := s.sendControl(frame.Close, frame.AppendClose(nil, int(code), cutReason(reason)), wire.Room{})
+	if err == wire.ErrCloseSent || !s.state.CompareAndSwap(int32(StateOpen), int32(StateClosing)) {
 		return false
 	}
-	s.engine().WriteControl(websocket.CloseMessage, payload, noDeadline) // an error ends the socket by itself
 	if l := s.events.Load(); l != nil {
 		l.sent.Store(true)
 		s.announce()
@@ -131,7 +122,7 @@ func (s *Socket) peerClosed(code CloseCode, reason string) {
 }
 
 // violated ends the socket because the peer broke a rule, and returns how it ended.
-func (s *Socket) violated(broken *wire.ProtocolError) error {
+func (s *Socket) violated(broken *frame.ProtocolError) error {
 	code := CloseCode(broken.Code)
 	var cause error = broken
 	if code == CloseMessageTooBig {
@@ -187,6 +178,7 @@ func (s *Socket) finish(e *CloseError, how ending) {
 	if s.config.pool != nil {
 		s.config.pool.drop(s)
 	}
+	s.config.release(s.deflate)
 	s.config.registry.countEnd(e.Code)
 	for _, cancel := range cancels {
 		cancel(e)

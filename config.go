@@ -1,15 +1,11 @@
 package foyer
 
 import (
-	"compress/flate"
 	"errors"
 	"log/slog"
 	"runtime/debug"
-	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/gorilla/websocket"
 
 	"github.com/foyerws/foyer/internal/wire"
 )
@@ -22,8 +18,9 @@ const (
 	defaultPingInterval     = 30 * time.Second
 	defaultPongTimeout      = 30 * time.Second
 	defaultCloseTimeout     = 5 * time.Second
-	defaultLevel            = flate.BestSpeed
+	defaultLevel            = 3
 	defaultThreshold        = 128
+	defaultWindows          = 64 << 20
 )
 
 // lingerTime is how long the end of a connection may wait for the peer to take our last words.
@@ -35,7 +32,7 @@ type config struct {
 	maxMessage   int64 // 0: no limit
 	maxWrite     int   // 0: no limit
 	frameSize    int   // 0: messages are not split
-	compression  bool
+	compression  CompressionMode
 	level        int           // of compression
 	threshold    int           // bytes that a message must have to be compressed
 	pingInterval time.Duration // 0: no keepalive
@@ -48,9 +45,8 @@ type config struct {
 
 	plain, deflated wire.Limits // without and with permessage-deflate
 	registry        *registry
-	pool            *pool               // nil on a client
-	upgrader        *websocket.Upgrader // nil on a client
-	writeBuffers    sync.Pool           // gorilla's, all of writeBufferSize
+	pool            *pool  // nil on a client
+	windows         budget // what sockets with context takeover may keep
 }
 
 // complete puts the defaults into a config that has what the program has set.
@@ -66,7 +62,8 @@ func (c *config) complete(server bool, maxFrame int64) error {
 	c.deflated.Compression = true
 	c.level = orDefault(c.level, defaultLevel)
 	c.threshold = orDefault(c.threshold, defaultThreshold)
-	if c.level < flate.BestSpeed || c.level > flate.BestCompression {
+	c.windows.limit = orDefault(c.windows.limit, defaultWindows)
+	if c.level < 1 || c.level > 9 {
 		return errors.New("foyer: CompressionLevel is 1 to 9")
 	}
 	return nil
@@ -81,15 +78,6 @@ func orDefault[T ~int | ~int64](v, def T) T {
 		return 0
 	}
 	return v
-}
-
-// writeBufferSize is the size of the buffer in which gorilla builds frames. A frame of a split message is as long as
-// this buffer, and that is how OutgoingFrameSize is kept.
-func (c *config) writeBufferSize() int {
-	if c.frameSize > 0 {
-		return c.frameSize
-	}
-	return 4 << 10
 }
 
 // limits returns what the peer of a socket is held to.

@@ -86,7 +86,23 @@ const (
 	either  extension = iota
 	without           // permessage-deflate
 	with
+	withTakeover // of contexts
+	withoutTakeover
 )
+
+func (e extension) fits(mode CompressionMode) bool {
+	switch e {
+	case with:
+		return mode != CompressionDisabled
+	case without:
+		return mode == CompressionDisabled
+	case withTakeover:
+		return mode == CompressionContextTakeover
+	case withoutTakeover:
+		return mode == CompressionNoContextTakeover
+	}
+	return true
+}
 
 func text(p string) sent                { return sent{first: 0x81, payload: p} }
 func binary2(p string) sent             { return sent{first: 0x82, payload: p} }
@@ -255,7 +271,12 @@ func conformanceCases() (all []conformanceCase) {
 	hello := "\xf2\x48\xcd\xc9\xc9\x07\x00"
 	addFor(with, "7692 7.2.3.1 one block", []string{"text Hello"}, frameOf(0xc1, hello))
 	addFor(with, "7692 7.2.3.1 two fragments", []string{"text Hello"}, frameOf(0x41, hello[:3]), frameOf(0x80, hello[3:]))
-	addFor(with, "7692 7.2.3.2 window of the last message", []string{"text Hello", "close 1007"}, frameOf(0xc1, hello), frameOf(0xc1, "\xf2\x00\x11\x00\x00"))
+	addFor(withTakeover, "7692 7.2.3.2 window of the last message", []string{"text Hello", "text Hello"}, frameOf(0xc1, hello), frameOf(0xc1, "\xf2\x00\x11\x00\x00"))
+	addFor(withTakeover, "7692 7.2.3.2 window of the last message, in fragments", []string{"text Hello", "text Hello"}, frameOf(0x41, hello[:3]), frameOf(0x80, hello[3:]), frameOf(0x41, "\xf2\x00"), frameOf(0x80, "\x11\x00\x00"))
+	addFor(withTakeover, "7692 7.2.3.2 window of a window", []string{"text Hello", "text Hello", "text Hello"}, frameOf(0xc1, hello), frameOf(0xc1, "\xf2\x00\x11\x00\x00"), frameOf(0xc1, "\xf2\x00\x11\x00\x00"))
+	addFor(withTakeover, "7692 7.2.3.2 window of no message", closes(1007), frameOf(0xc1, "\xf2\x00\x11\x00\x00"))
+	addFor(withTakeover, "7692 7.2.3.2 what is not compressed is in no window", []string{"text Hello", "close 1007"}, text("Hello"), frameOf(0xc1, "\xf2\x00\x11\x00\x00"))
+	addFor(withoutTakeover, "7692 7.2.3.2 window of the last message", []string{"text Hello", "close 1007"}, frameOf(0xc1, hello), frameOf(0xc1, "\xf2\x00\x11\x00\x00"))
 	addFor(with, "7692 7.2.3.2 the same message again", []string{"text Hello", "text Hello"}, frameOf(0xc1, hello), frameOf(0xc1, hello))
 	addFor(with, "7692 7.2.3.3 no compression", []string{"text Hello"}, frameOf(0xc1, "\x00\x05\x00\xfa\xffHello\x00"))
 	addFor(with, "7692 7.2.3.4 final block", []string{"text Hello"}, frameOf(0xc1, "\xf3\x48\xcd\xc9\xc9\x07\x00\x00"))
@@ -299,12 +320,13 @@ func conformanceCases() (all []conformanceCase) {
 
 // A way is one in which a socket can come to be.
 type way struct {
-	server, events, deflate bool
-	http                    int // its version, on a server; 0: a Server of our own
+	server, events bool
+	deflate        CompressionMode
+	http           int // its version, on a server; 0: a Server of our own
 }
 
 func (w way) String() string {
-	return fmt.Sprintf("server %v, HTTP/%d, events %v, deflate %v", w.server, w.http, w.events, w.deflate)
+	return fmt.Sprintf("server %v, HTTP/%d, events %v, compression %v", w.server, w.http, w.events, w.deflate)
 }
 
 // addresses are where sockets come to be: those of servers, and a listener that clients dial.
@@ -326,11 +348,11 @@ func (w way) open(t *testing.T, at *addresses) (net.Conn, *bufio.Reader) {
 			t.Fatal(err)
 		}
 		header := "X: y"
-		if w.deflate {
+		if w.deflate != CompressionDisabled {
 			header = "Sec-WebSocket-Extensions: permessage-deflate"
 		}
 		resp, br := ask(t, conn, handshakeRequest(header))
-		if got := resp.Header.Get("Sec-Websocket-Extensions") != ""; resp.StatusCode != 101 || got != w.deflate {
+		if got := resp.Header.Get("Sec-Websocket-Extensions") != ""; resp.StatusCode != 101 || got != (w.deflate != CompressionDisabled) {
 			t.Fatal(resp)
 		}
 		return conn, br
@@ -362,7 +384,10 @@ func (w way) open(t *testing.T, at *addresses) (net.Conn, *bufio.Reader) {
 		}
 	}
 	header := "X: y"
-	if w.deflate {
+	switch w.deflate {
+	case CompressionContextTakeover:
+		header = "Sec-WebSocket-Extensions: permessage-deflate"
+	case CompressionNoContextTakeover:
 		header = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 	}
 	io.WriteString(conn, strings.Replace(welcome(header), "%s", acceptKey(key), 1))
@@ -535,7 +560,7 @@ func TestConformance(t *testing.T) {
 	at := &addresses{servers: make(map[way]string), listener: l}
 	var ways []way
 	for _, events := range []bool{false, true} {
-		for _, deflate := range []bool{false, true} {
+		for _, deflate := range []CompressionMode{CompressionDisabled, CompressionNoContextTakeover, CompressionContextTakeover} {
 			for version := range 3 {
 				h := closeHandler(t, &Handler{Compression: deflate, MaxPending: -1})
 				go func() {
@@ -565,7 +590,7 @@ func TestConformance(t *testing.T) {
 				late = late || f.first == 0x88
 			}
 			for _, w := range ways {
-				if c.deflate == with && !w.deflate || c.deflate == without && w.deflate || raceDetector && w.http == 1 {
+				if !c.deflate.fits(w.deflate) || raceDetector && w.http == 1 {
 					continue
 				}
 				c.check(t, w, at, 1<<20)

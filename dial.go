@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"encoding/base64"
 	"errors"
@@ -18,10 +19,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gorilla/websocket"
 	"golang.org/x/net/http/httpguts"
 	"golang.org/x/net/proxy"
 
+	"github.com/foyerws/foyer/internal/frame"
 	"github.com/foyerws/foyer/internal/wire"
 )
 
@@ -67,9 +68,10 @@ type DialOptions struct {
 	MaxMessageSize, MaxFrameSize            int64
 	MaxWriteBuffer, OutgoingFrameSize       int
 
-	// Compression offers permessage-deflate (RFC 7692), without context takeover, as in Handler.
-	// CompressionLevel is 1 to 9, 0 is 1, and any other is an error of Dial; CompressionThreshold is in bytes, 0 is 128.
-	Compression                            bool
+	// Compression offers permessage-deflate (RFC 7692), as in Handler; what a server wants otherwise is done. A socket with context
+	// takeover keeps up to 36 KiB. CompressionLevel is 1 to 9, 0 is 3, and any other is an error of Dial; CompressionThreshold
+	// is in bytes, 0 is 128.
+	Compression                            CompressionMode
 	CompressionLevel, CompressionThreshold int
 
 	// Logger gets panics of the program's functions (level Error), as in Handler. Nil is slog.Default().
@@ -83,8 +85,7 @@ type DialOptions struct {
 // the answer is returned, too, with at most the first KiB of its body, which need not be closed. Redirects are not followed: they are such a refusal.
 // A failed TLS handshake is a *TLSError, one that took longer than HandshakeTimeout is ErrHandshakeTimeout, and when ctx
 // ends the error is that of ctx. An answer that breaks a rule, or agrees to what was not offered, is a *HandshakeError with
-// status 101; so is one that agrees to compression and not to both sides going without context takeover. Of the head of an
-// answer 64 KiB are read at the most, and the body of a refusal is waited for no longer than a second.
+// status 101. Of the head of an answer 64 KiB are read at the most, and the body of a refusal is waited for no longer than a second.
 func Dial(ctx context.Context, target string, o *DialOptions) (*Socket, *http.Response, error) {
 	if o == nil {
 		o = new(DialOptions)
@@ -185,7 +186,7 @@ func (o *DialOptions) dial(ctx context.Context, cfg *config, u *url.URL, header 
 	c := wire.New(conn, nil)
 	c.Open()
 	interrupt := context.AfterFunc(ctx, c.Interrupt)
-	g, resp, err := o.handshake(ctx, c, cfg, u, header)
+	resp, deflate, err := o.handshake(ctx, c, cfg, u, header)
 	if !interrupt() && err == nil {
 		err = ctx.Err()
 	}
@@ -193,12 +194,8 @@ func (o *DialOptions) dial(ctx context.Context, cfg *config, u *url.URL, header 
 		c.Abandon()
 		return nil, resp, err
 	}
-
-	deflate := len(resp.Header["Sec-Websocket-Extensions"]) > 0
 	c.Mask(cfg.containedMask(o.MaskGenerator))
-	s := newSocket(c, cfg, keepSent(resp.Request, conn), g.Subprotocol(), false, deflate)
-	s.gorilla.Store(g)
-	g.SetCompressionLevel(cfg.level)
+	s := newSocket(c, cfg, keepSent(resp.Request, conn), resp.Header.Get("Sec-Websocket-Protocol"), false, deflate)
 	cfg.registry.reserve(0)
 	cfg.registry.add(s)
 	return s, resp, nil
@@ -225,24 +222,24 @@ func (o *DialOptions) config() (*config, error) {
 // containedMask returns a generator of masks that does not panic.
 func (c *config) containedMask(generate func() uint32) func() uint32 {
 	if generate == nil {
-		return wire.RandomMask
+		return frame.RandomKey
 	}
 	return func() (mask uint32) {
 		defer func() {
 			if v := recover(); v != nil {
 				c.reportPanic("MaskGenerator", nil, v)
-				mask = wire.RandomMask()
+				mask = frame.RandomKey()
 			}
 		}()
 		return generate()
 	}
 }
 
-// keepSent returns the record of a request that gorilla has sent.
+// keepSent returns the record of a request that was sent.
 func keepSent(r *http.Request, conn net.Conn) record {
 	sent := *r
 	sent.Header = make(http.Header)
-	for name, values := range r.Header {
+	for name, values := range r.Header { // which are spelled as RFC 6455 does
 		sent.Header[textproto.CanonicalMIMEHeaderKey(name)] = values
 	}
 	sent.RemoteAddr = address(conn.RemoteAddr())
@@ -253,35 +250,81 @@ func keepSent(r *http.Request, conn net.Conn) record {
 	return keepBase(&sent)
 }
 
-// handshake has gorilla's Dialer ask for the upgrade on c, and checks of the answer what it does not.
-func (o *DialOptions) handshake(ctx context.Context, c *wire.Conn, cfg *config, u *url.URL, header http.Header) (*websocket.Conn, *http.Response, error) {
-	conn := &opening{Conn: c}
-	dial := func(context.Context, string, string) (net.Conn, error) { return conn, nil }
-	d := websocket.Dialer{
-		NetDialContext: dial, NetDialTLSContext: dial,
-		ReadBufferSize: readBufferSize, WriteBufferSize: cfg.writeBufferSize(), WriteBufferPool: &cfg.writeBuffers,
-		Subprotocols: o.Subprotocols, EnableCompression: o.Compression, Jar: o.Jar,
+// handshake asks for the upgrade on c, and checks the answer (RFC 6455 section 4.1).
+func (o *DialOptions) handshake(ctx context.Context, c *wire.Conn, cfg *config, u *url.URL, header http.Header) (*http.Response, *compression, error) {
+	failed := func(err error) error { return &dialFailure{targetOf(u), err} }
+	asked, key := o.ask(u, header)
+	var sent bytes.Buffer
+	if err := asked.Write(&sent); err != nil {
+		return nil, nil, failed(err)
 	}
-	g, resp, err := d.DialContext(ctx, u.String(), header)
-	switch {
-	case resp == nil:
-		return nil, nil, &dialFailure{targetOf(u), err}
-	case resp.StatusCode != http.StatusSwitchingProtocols:
+	if err := c.Write(sent.Bytes()); err != nil {
+		return nil, nil, failed(err)
+	}
+	if err := c.Flush(ctx); err != nil {
+		return nil, nil, failed(err)
+	}
+	head, err := readHead(c)
+	if err != nil {
+		return nil, nil, failed(err)
+	}
+	answer := bufio.NewReader(io.MultiReader(bytes.NewReader(head), &bodyReader{conn: c}))
+	resp, err := http.ReadResponse(answer, asked)
+	if err != nil {
+		return nil, nil, failed(err)
+	}
+	if o.Jar != nil {
+		if cookies := resp.Cookies(); len(cookies) > 0 {
+			o.Jar.SetCookies(asked.URL, cookies)
+		}
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		keepBodyStart(resp)
 		refusal := refusedBy("server", resp)
 		refusal.target = targetOf(u)
-		return nil, resp, refusal
-	case err == nil:
-		err = o.checkAnswer(resp, conn.head)
+		return resp, nil, refusal
 	}
+	resp.Body = http.NoBody
+	deflate, err := o.checkAnswer(cfg, resp, head, key)
 	if err != nil {
-		return nil, resp, &HandshakeError{Status: resp.StatusCode, Code: CloseProtocolError,
-			Reason: "The answer is not that of a WebSocket server.", Err: err, Request: resp.Request, target: targetOf(u)}
+		return resp, nil, &HandshakeError{Status: resp.StatusCode, Code: CloseProtocolError,
+			Reason: "The answer is not that of a WebSocket server.", Err: err, Request: asked, target: targetOf(u)}
 	}
-	if err := c.Flush(ctx); err != nil { // a server that answers before it was asked
-		return nil, nil, &dialFailure{targetOf(u), err}
+	return resp, deflate, nil
+}
+
+// ask returns the request for the upgrade, and the value of Sec-WebSocket-Key in it.
+func (o *DialOptions) ask(u *url.URL, header http.Header) (r *http.Request, key string) {
+	asked := *u
+	asked.Scheme = "http"
+	if u.Scheme == "wss" {
+		asked.Scheme = "https"
 	}
-	conn.over = true
-	return g, resp, nil
+	host := u.Host
+	if named := header["Host"]; len(named) > 0 {
+		host = named[0]
+		delete(header, "Host")
+	}
+	r = &http.Request{Method: http.MethodGet, URL: &asked, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: header, Host: host}
+	if o.Jar != nil {
+		for _, cookie := range o.Jar.Cookies(&asked) {
+			r.AddCookie(cookie)
+		}
+	}
+	var random [16]byte
+	rand.Read(random[:])
+	key = base64.StdEncoding.EncodeToString(random[:])
+	header["Upgrade"] = []string{"websocket"}
+	header["Connection"] = []string{"Upgrade"}
+	header["Sec-WebSocket-Key"] = []string{key}
+	header["Sec-WebSocket-Version"] = []string{"13"}
+	if len(o.Subprotocols) > 0 {
+		header["Sec-WebSocket-Protocol"] = []string{strings.Join(o.Subprotocols, ", ")}
+	}
+	if o.Compression != CompressionDisabled {
+		header["Sec-WebSocket-Extensions"] = []string{frame.Offer(o.Compression == CompressionContextTakeover)}
+	}
+	return r, key
 }
 
 // targetOf returns a URL without its user and its query, for errors.
@@ -300,27 +343,40 @@ func refusedBy(who string, resp *http.Response) *HandshakeError {
 	return refusal
 }
 
-// checkAnswer sees to it that the server has agreed only to what was offered (RFC 6455 section 4.1, RFC 7692 section
-// 7.1).
-func (o *DialOptions) checkAnswer(resp *http.Response, head []byte) error {
+// checkAnswer sees to it that the answer is that of a WebSocket server which has agreed only to what was offered (RFC 6455
+// section 4.1, RFC 7692 section 7.1), and returns how the socket compresses.
+func (o *DialOptions) checkAnswer(cfg *config, resp *http.Response, head []byte, key string) (*compression, error) {
 	if err := checkHead(head); err != nil {
-		return err
+		return nil, err
 	}
+	accept := string(appendAccept(nil, key))
 	switch {
 	case !resp.ProtoAtLeast(1, 1) || resp.ProtoMajor != 1:
-		return fmt.Errorf("version %q is not HTTP/1.1", clip(resp.Proto))
+		return nil, fmt.Errorf("version %q is not HTTP/1.1", clip(resp.Proto))
 	case len(resp.Header["Upgrade"]) != 1 || !strings.EqualFold(resp.Header.Get("Upgrade"), "websocket"):
-		return fmt.Errorf("Upgrade is %q and not websocket (RFC 6455 section 4.1)", resp.Header["Upgrade"])
-	case len(resp.Header["Sec-Websocket-Accept"]) != 1:
-		return errors.New("several Sec-WebSocket-Accept headers (RFC 6455 section 4.1)")
+		return nil, fmt.Errorf("Upgrade is %q and not websocket (RFC 6455 section 4.1)", resp.Header["Upgrade"])
+	case !httpguts.HeaderValuesContainsToken(resp.Header["Connection"], "upgrade"):
+		return nil, fmt.Errorf("Connection is %q and not Upgrade (RFC 6455 section 4.1)", resp.Header["Connection"])
+	case len(resp.Header["Sec-Websocket-Accept"]) > 1:
+		return nil, errors.New("several Sec-WebSocket-Accept headers (RFC 6455 section 4.1)")
+	case !isOnly(resp.Header["Sec-Websocket-Accept"], accept):
+		return nil, errors.New("Sec-WebSocket-Accept does not answer our key (RFC 6455 section 4.1)")
 	}
 	if chosen := resp.Header["Sec-Websocket-Protocol"]; len(chosen) > 1 || len(chosen) == 1 && !slices.Contains(o.Subprotocols, chosen[0]) {
-		return fmt.Errorf("subprotocol %q was not offered", chosen)
+		return nil, fmt.Errorf("subprotocol %q was not offered", chosen)
 	}
-	if extensions := resp.Header["Sec-Websocket-Extensions"]; len(extensions) > 1 || len(extensions) == 1 && !(o.Compression && agreeable(extensions[0])) {
-		return fmt.Errorf("extension %q was not offered", extensions)
+	extensions := resp.Header["Sec-Websocket-Extensions"]
+	if len(extensions) == 0 {
+		return nil, nil
 	}
-	return nil
+	if len(extensions) > 1 || o.Compression == CompressionDisabled {
+		return nil, fmt.Errorf("extension %q was not offered", extensions)
+	}
+	agreed, err := frame.Agree(extensions[0], o.Compression == CompressionContextTakeover)
+	if err != nil {
+		return nil, fmt.Errorf("extension %q was not offered: %w", extensions, err)
+	}
+	return cfg.compressionFor(agreed.Client, agreed.Server, 0), nil
 }
 
 // checkHead refuses the head of an answer that servers and proxies could understand differently: lines must end in CRLF,
@@ -350,56 +406,28 @@ func firstLine(resp *http.Response) string {
 	return clip(strings.TrimSpace(string(line)))
 }
 
-// agreeable reports whether an answer to our offer of permessage-deflate is one that we can do with.
-func agreeable(answer string) bool {
-	params, ok := deflateParams(answer)
-	_, client := params["client_max_window_bits"] // which was not offered
-	return ok && !client
+// A bodyReader reads the body of a refusal, which need not end, behind its head. It does not wait for it for long.
+type bodyReader struct {
+	conn *wire.Conn
+	slow bool // it was waited for
 }
 
-// An opening is the net.Conn that gorilla's Dialer performs the handshake on. It reads no further than the end of the
-// answer's head, behind which frames may come, and no more than maxHead of it. Interim answers (RFC 9110 section 15.2) are
-// left out.
-type opening struct {
-	*wire.Conn
-	over bool   // gorilla reads frames now
-	head []byte // of the answer; nil until it is there
-	read int    // how much of it gorilla has
-	slow bool   // the body was waited for
+func (r *bodyReader) Read(p []byte) (int, error) {
+	if !r.slow {
+		r.slow = true
+		r.conn.Bound(time.Now().Add(bodyTime))
+	}
+	if !r.conn.Unread() {
+		if err := r.conn.Fill(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, r.conn.Peek())
+	r.conn.Discard(n)
+	return n, nil
 }
 
 var errHeadTooLong = fmt.Errorf("the head of the answer is longer than %d bytes", maxHead)
-
-func (o *opening) Read(p []byte) (int, error) {
-	switch {
-	case o.over:
-		return o.Conn.Read(p)
-	case o.head == nil:
-		head, err := readHead(o.Conn)
-		if err != nil {
-			return 0, err
-		}
-		o.head = head
-		fallthrough
-	case o.read < len(o.head):
-		n := copy(p, o.head[o.read:])
-		o.read += n
-		return n, nil
-	}
-	// The body of a refusal, which need not end.
-	if !o.slow {
-		o.slow = true
-		o.Bound(time.Now().Add(bodyTime))
-	}
-	if !o.Unread() {
-		if err := o.Fill(); err != nil {
-			return 0, err
-		}
-	}
-	n := copy(p, o.Peek())
-	o.Discard(n)
-	return n, nil
-}
 
 // bodyTime is how long the first KiB of a refusal's body is waited for.
 const bodyTime = time.Second
@@ -440,9 +468,6 @@ func interim(answer []byte) bool {
 	_, status, _ := bytes.Cut(answer, []byte(" "))
 	return len(status) > 3 && status[0] == '1' && !bytes.HasPrefix(status, []byte("101"))
 }
-
-// Close is for programs that close through gorilla.
-func (o *opening) Close() error { return o.HangUp() }
 
 // connect makes the connection to the server, TLS included. A proxy's refusal comes with its answer.
 func (o *DialOptions) connect(ctx context.Context, u *url.URL) (net.Conn, *http.Response, error) {

@@ -26,7 +26,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gorilla/websocket"
+	"github.com/foyerws/foyer/internal/frame"
+	"github.com/foyerws/foyer/internal/wire"
 )
 
 // acceptKey returns the Sec-WebSocket-Accept for a key, RFC 6455 section 1.3.
@@ -107,10 +108,10 @@ func TestDialEchoesEverySize(t *testing.T) {
 		for _, compression := range []bool{false, true} {
 			for _, events := range []bool{false, true} {
 				t.Run(fmt.Sprint(name, ", compression ", compression, ", events ", events), func(t *testing.T) {
-					h := closeHandler(t, &Handler{Compression: compression})
+					h := closeHandler(t, &Handler{Compression: compressing(compression)})
 					listenAll(h, Events{Message: echoBack})
 					addr, o := way(t, h)
-					o.Compression = true
+					o.Compression = CompressionContextTakeover
 					s, resp, err := Dial(t.Context(), addr, &o)
 					if err != nil {
 						t.Fatal(err)
@@ -179,11 +180,10 @@ func TestDialRefusals(t *testing.T) {
 		{"subprotocol not offered", welcome("Sec-WebSocket-Protocol: b"), DialOptions{Subprotocols: []string{"a"}}, 101, `["b"] was not offered`, ""},
 		{"two subprotocols", welcome("Sec-WebSocket-Protocol: a", "Sec-WebSocket-Protocol: b"), DialOptions{Subprotocols: []string{"a", "b"}}, 101, "was not offered", ""},
 		{"extension not offered", welcome("Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover"), DialOptions{}, 101, "was not offered", ""},
-		{"another extension", welcome("Sec-WebSocket-Extensions: x-webkit-deflate-frame"), DialOptions{Compression: true}, 101, "was not offered", ""},
-		{"context takeover", welcome("Sec-WebSocket-Extensions: permessage-deflate"), DialOptions{Compression: true}, 101, "", ""},
-		{"window of the client", welcome("Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover; client_max_window_bits=9"), DialOptions{Compression: true}, 101, "was not offered", ""},
-		{"malformed parameter", welcome("Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover=1; client_no_context_takeover"), DialOptions{Compression: true}, 101, "was not offered", ""},
-		{"two extensions", welcome("Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover, permessage-deflate; server_no_context_takeover; client_no_context_takeover"), DialOptions{Compression: true}, 101, "was not offered", ""},
+		{"another extension", welcome("Sec-WebSocket-Extensions: x-webkit-deflate-frame"), DialOptions{Compression: CompressionContextTakeover}, 101, "was not offered", ""},
+		{"window of the client", welcome("Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover; client_max_window_bits=9"), DialOptions{Compression: CompressionNoContextTakeover}, 101, "was not offered", ""},
+		{"malformed parameter", welcome("Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover=1; client_no_context_takeover"), DialOptions{Compression: CompressionContextTakeover}, 101, "was not offered", ""},
+		{"two extensions", welcome("Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover, permessage-deflate; server_no_context_takeover; client_no_context_takeover"), DialOptions{Compression: CompressionContextTakeover}, 101, "was not offered", ""},
 		{"said by the server", "HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 26\r\n\r\nNot \x1b[1mhere\x1b[m.\nSecond.\n", DialOptions{}, 403, `refused with status 403: Not \x1b[1mhere\x1b[m.`, "Not \x1b[1mhere\x1b[m.\nSecond.\n"},
 		{"list of upgrades", strings.Replace(welcome(), "Upgrade: websocket", "Upgrade: h2c, websocket", 1), DialOptions{}, 101, "and not websocket", ""},
 		{"two accepts", welcome("Sec-WebSocket-Accept: %s"), DialOptions{}, 101, "several Sec-WebSocket-Accept", ""},
@@ -231,7 +231,7 @@ func TestDialTakesWhatItOffered(t *testing.T) {
 		{"Set-Cookie: a=b", "X-Long: " + strings.Repeat("x", 4000)},
 	} {
 		addr := answering(t, welcome(lines...)+"\x81\x02hi\x89\x01!", func(conn net.Conn, r *bufio.Reader) { io.Copy(io.Discard, r) })
-		s, resp, err := Dial(t.Context(), "ws://"+addr, &DialOptions{Compression: true, Subprotocols: []string{"a", "b"}})
+		s, resp, err := Dial(t.Context(), "ws://"+addr, &DialOptions{Compression: CompressionContextTakeover, Subprotocols: []string{"a", "b"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -633,7 +633,7 @@ func TestMasks(t *testing.T) {
 		for _, compression := range []bool{false, true} {
 			t.Run(fmt.Sprintf("own %v, compression %v", own, compression), func(t *testing.T) {
 				var count atomic.Uint32
-				o := &DialOptions{OutgoingFrameSize: 10000, Compression: compression}
+				o := &DialOptions{OutgoingFrameSize: 10000, Compression: compressing(compression)}
 				if own {
 					o.MaskGenerator = func() uint32 { return 0x01020300 + count.Add(1) }
 				}
@@ -663,10 +663,10 @@ func TestMasks(t *testing.T) {
 				s.TryWrite(Binary, big)
 				w, _ := s.Writer(t.Context(), Text)
 				io.WriteString(w, "streamed")
-				s.writeControl(websocket.PingMessage, []byte("in between"))
+				s.sendControl(frame.Ping, []byte("in between"), wire.Room{})
 				w.Close()
 				Broadcast(slices.Values([]*Socket{s}), Text, []byte("to all"))
-				s.writeControl(websocket.PingMessage, []byte("ping"))
+				s.sendControl(frame.Ping, []byte("ping"), wire.Room{})
 				s.Close(1000, "bye")
 
 				masks := make(map[[4]byte]bool)
@@ -891,7 +891,7 @@ func TestDialWithoutDeadlinesEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// TestMaskGeneratorThatPanics must not lock the encoders that all sockets share.
+// TestMaskGeneratorThatPanics must not keep anything locked.
 func TestMaskGeneratorThatPanics(t *testing.T) {
 	h := closeHandler(t, &Handler{})
 	listenAll(h, Events{Message: echoBack})
@@ -900,7 +900,7 @@ func TestMaskGeneratorThatPanics(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Abort()
-	for range 2 * encoderCount {
+	for range 3 {
 		s.SendText(t.Context(), "hello")
 		if _, p, err := s.Read(t.Context()); err != nil || string(p) != "hello" {
 			t.Fatal(string(p), err)

@@ -10,9 +10,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/gorilla/websocket"
-
-	"github.com/foyerws/foyer/internal/wire"
+	"github.com/foyerws/foyer/internal/frame"
 )
 
 // A CloseCode says why a socket ended, RFC 6455 section 7.4. Libraries may use 3000 to 3999, programs 4000 to 4999.
@@ -21,21 +19,21 @@ type CloseCode int
 // The close codes of RFC 6455 section 7.4.1 and of IANA's registry, under gorilla's names. CloseNoStatusReceived,
 // CloseAbnormalClosure and CloseTLSHandshake are only ever reported, never sent.
 const (
-	CloseNormalClosure           CloseCode = websocket.CloseNormalClosure           // 1000
-	CloseGoingAway               CloseCode = websocket.CloseGoingAway               // 1001
-	CloseProtocolError           CloseCode = websocket.CloseProtocolError           // 1002
-	CloseUnsupportedData         CloseCode = websocket.CloseUnsupportedData         // 1003
-	CloseNoStatusReceived        CloseCode = websocket.CloseNoStatusReceived        // 1005
-	CloseAbnormalClosure         CloseCode = websocket.CloseAbnormalClosure         // 1006
-	CloseInvalidFramePayloadData CloseCode = websocket.CloseInvalidFramePayloadData // 1007
-	ClosePolicyViolation         CloseCode = websocket.ClosePolicyViolation         // 1008
-	CloseMessageTooBig           CloseCode = websocket.CloseMessageTooBig           // 1009
-	CloseMandatoryExtension      CloseCode = websocket.CloseMandatoryExtension      // 1010
-	CloseInternalServerErr       CloseCode = websocket.CloseInternalServerErr       // 1011
-	CloseServiceRestart          CloseCode = websocket.CloseServiceRestart          // 1012
-	CloseTryAgainLater           CloseCode = websocket.CloseTryAgainLater           // 1013
+	CloseNormalClosure           CloseCode = 1000
+	CloseGoingAway               CloseCode = 1001
+	CloseProtocolError           CloseCode = 1002
+	CloseUnsupportedData         CloseCode = 1003
+	CloseNoStatusReceived        CloseCode = 1005
+	CloseAbnormalClosure         CloseCode = 1006
+	CloseInvalidFramePayloadData CloseCode = 1007
+	ClosePolicyViolation         CloseCode = 1008
+	CloseMessageTooBig           CloseCode = 1009
+	CloseMandatoryExtension      CloseCode = 1010
+	CloseInternalServerErr       CloseCode = 1011
+	CloseServiceRestart          CloseCode = 1012
+	CloseTryAgainLater           CloseCode = 1013
 	CloseBadGateway              CloseCode = 1014
-	CloseTLSHandshake            CloseCode = websocket.CloseTLSHandshake // 1015
+	CloseTLSHandshake            CloseCode = 1015
 )
 
 var closeNames = map[CloseCode]string{
@@ -65,7 +63,7 @@ func (c CloseCode) String() string {
 }
 
 // sendable reports whether c may stand in a close frame that we send.
-func (c CloseCode) sendable() bool { return wire.ValidCloseCode(int(c)) }
+func (c CloseCode) sendable() bool { return frame.ValidCloseCode(int(c)) }
 
 // Errors to compare with errors.Is. They may arrive inside a *HandshakeError or a *CloseError.
 var (

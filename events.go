@@ -104,8 +104,13 @@ func (s *Socket) handle(l *listener) bool {
 	case !reads: // the close handshake does
 	case !s.wire.Attend():
 		go s.converse(l)
-	case !s.wire.Idle() || s.message != nil || !l.turns.end():
-		go s.turn(l, false)
+	case s.streamed != nil:
+		go s.serveLong(l)
+	default:
+		s.wire.DoNotWait(true)
+		if !s.wire.Idle() || !l.turns.end() {
+			go s.turn(l, false)
+		}
 	}
 	return true
 }
@@ -186,9 +191,10 @@ func (s *Socket) turn(l *listener, onLoop bool) {
 		s.wire.Scatter()
 		switch {
 		case long:
-			go s.converse(l)
+			go s.serveLong(l)
 			return
 		case s.State() == StateClosed:
+			s.forgetMessages()
 			s.wire.Forget()
 			return // and no turn begins any more
 		case l.turns.end():
@@ -197,102 +203,89 @@ func (s *Socket) turn(l *listener, onLoop bool) {
 	}
 }
 
-// serve hands over the messages that are there. It reports true when there is one that it might have to wait for.
+// serve hands over the messages that are there. It reports true when there is one that must be waited for.
 func (s *Socket) serve(l *listener) (long bool) {
 	served := false
-	defer func() {
-		if !served {
-			s.abort(errGoexit)
-		}
-	}()
-	if s.message != nil && s.State() != StateClosed { // begun with a Reader
-		served = true
-		return true
-	}
+	defer s.abortUnless(&served)
 	for s.State() != StateClosed {
 		err := s.wire.Next()
-		if err == wire.ErrNothing {
-			break
+		if err == nil {
+			err = s.deliver(l)
 		}
-		if err != nil {
+		if err == nil {
+			continue
+		}
+		if long = err == errLong; !long && err != wire.ErrNothing {
 			s.readFailed(background)
-			break
 		}
-		if s.wire.Long() {
-			served = true
-			return true
-		}
-		s.deliver(l)
+		break
 	}
 	served = true
-	return false
+	return long
 }
 
-// converse serves the socket on a goroutine that may wait: for the end of a long message, or, where there is no loop to
-// do it, for every one. It continues a turn.
+// serveLong serves the socket on a goroutine that may wait: for the rest of a compressed message, or of one that was begun with a
+// Reader. It continues a turn.
+func (s *Socket) serveLong(l *listener) {
+	served := false
+	defer s.abortUnless(&served)
+	s.wire.DoNotWait(false)
+	if s.nextMessage(background) == nil {
+		s.deliver(l)
+	}
+	s.wire.DoNotWait(true)
+	served = true
+	s.turn(l, false)
+}
+
+// converse serves a socket that no loop looks after, on a goroutine that waits.
 func (s *Socket) converse(l *listener) {
 	served := false
-	defer func() {
-		if !served {
-			s.abort(errGoexit)
-		}
-	}()
-	for s.nextMessage(background) == nil {
-		s.deliver(l)
-		if s.wire.Attended() {
-			break
-		}
+	defer s.abortUnless(&served)
+	for s.nextMessage(background) == nil && s.deliver(l) == nil {
 		if s.wire.Unread() {
 			s.wire.Gather()
 		}
 	}
 	served = true
-	if s.wire.Attended() {
-		s.turn(l, false)
-		return
-	}
+	s.forgetMessages()
 	s.wire.Forget()
+}
+
+// abortUnless ends a socket whose events will be served no more, because one of its functions ended the goroutine.
+func (s *Socket) abortUnless(served *bool) {
+	if !*served {
+		s.abort(errGoexit)
+	}
 }
 
 var errGoexit = errors.New("foyer: a function of the socket's Events ended its goroutine")
 
-// messages are buffers for messages that are read through gorilla.
-var messages = sync.Pool{New: func() any { return new([]byte) }}
-
-// maxPooledMessage is the longest message whose buffer is kept.
-const maxPooledMessage = 1 << 20
-
-// deliver hands over the message at hand. A socket that is closing drops it.
-func (s *Socket) deliver(l *listener) {
+// deliver hands over the message at hand. The errors are those of take. A socket that is closing drops the message.
+func (s *Socket) deliver(l *listener) error {
 	if l.drops || s.State() != StateOpen {
-		if s.wire.Skip() != nil {
+		s.forgetMessages()
+		err := s.wire.Skip()
+		if err != nil && err != wire.ErrNothing {
 			s.readFailed(background)
 		}
-		return
+		return err
 	}
-	if t, p, ok, err := s.plain(); ok {
-		if err == nil {
-			s.messagesIn.Add(1)
-			l.frame(s, t, p, true)
-			l.message(s, t, p)
-		}
-		s.wire.Taken()
-		return
-	}
-	t, m, err := s.openMessage(background)
-	if err != nil {
-		return
-	}
+	var onFrame func(p []byte, last bool)
 	if l.Frame != nil {
-		m.onFrame = func(p []byte, last bool) { l.frame(s, t, p, last) }
+		kind := MessageType(s.wire.Opcode())
+		if s.partial != nil {
+			kind = s.partial.kind
+		}
+		onFrame = func(p []byte, last bool) { l.frame(s, kind, p, last) }
 	}
-	b := messages.Get().(*[]byte)
-	if *b, err = m.readAll((*b)[:0]); err == nil {
-		l.message(s, t, *b)
+	m, err := s.take(background, false, onFrame)
+	if err != nil {
+		return err
 	}
-	if cap(*b) <= maxPooledMessage {
-		messages.Put(b)
-	}
+	l.message(s, m.kind, m.p)
+	s.took(m)
+	return nil
 }
 
 func (l *listener) message(s *Socket, t MessageType, p []byte) {
@@ -304,9 +297,6 @@ func (l *listener) message(s *Socket, t MessageType, p []byte) {
 }
 
 func (l *listener) frame(s *Socket, t MessageType, p []byte, last bool) {
-	if l.Frame == nil {
-		return
-	}
 	l.begin()
 	defer s.called(l)
 	if l.told == StateOpen {
@@ -424,6 +414,7 @@ func (s *Socket) tell(l *listener) {
 		return
 	}
 	if s.wire.Attended() && l.turns.begin() {
+		s.forgetMessages()
 		s.wire.Forget() // and no turn begins any more
 	}
 	if !l.failed {

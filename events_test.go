@@ -94,7 +94,7 @@ func TestEventsBringEveryMessageInOrder(t *testing.T) {
 	for name, dial := range transports(t) {
 		for _, compression := range []bool{false, true} {
 			t.Run(fmt.Sprint(name, ", compression ", compression), func(t *testing.T) {
-				h := closeHandler(t, &Handler{Compression: compression})
+				h := closeHandler(t, &Handler{Compression: compressing(compression)})
 				listenAll(h, Events{Message: echoBack})
 				c := dial(t, h)
 				go func() {
@@ -133,8 +133,8 @@ func TestFramesInPiecesAndTogether(t *testing.T) {
 	var want bytes.Buffer
 	for i := range 30 {
 		text := strings.Repeat(strconv.Itoa(i), 40*i)
-		stream = append(stream, frame(0x81, text)...)
-		stream = append(stream, frame(0x89, "ping")...)
+		stream = append(stream, maskedFrame(0x81, text)...)
+		stream = append(stream, maskedFrame(0x89, "ping")...)
 		fmt.Fprintln(&want, text)
 	}
 	for _, size := range []int{1, 2, 7, 100, 4096, len(stream)} {
@@ -298,7 +298,7 @@ func TestEventsUnderFire(t *testing.T) {
 		}
 		wg.Go(func() {
 			for range 50 {
-				c.NetConn().Write(append(frame(0x81, "hello"), frame(0x8a, "pong")...))
+				c.NetConn().Write(append(maskedFrame(0x81, "hello"), maskedFrame(0x8a, "pong")...))
 			}
 		})
 		wg.Wait()
@@ -445,7 +445,7 @@ func TestWritesAreNotHeldBackByWhatComesAfter(t *testing.T) {
 				conn := dialTCP(t, serveRaw(t, h))
 				_, br := ask(t, conn, handshakeRequest())
 				begin := time.Now()
-				conn.Write(bytes.Repeat(frame(0x81, "hello"), 3))
+				conn.Write(bytes.Repeat(maskedFrame(0x81, "hello"), 3))
 				if _, err := io.ReadFull(br, make([]byte, 7)); err != nil {
 					t.Fatal(err)
 				}
@@ -461,7 +461,7 @@ func TestListenTakesOver(t *testing.T) {
 	t.Run("from a Reader", func(t *testing.T) {
 		h := closeHandler(t, &Handler{})
 		c, s := connectTCP(t, h)
-		c.NetConn().Write(append(frame(0x01, "begun"), frame(0x00, "more")...))
+		c.NetConn().Write(append(maskedFrame(0x01, "begun"), maskedFrame(0x00, "more")...))
 		if _, r, err := s.Reader(t.Context()); err != nil {
 			t.Fatal(err)
 		} else if _, err := io.ReadFull(r, make([]byte, 2)); err != nil {
@@ -469,7 +469,7 @@ func TestListenTakesOver(t *testing.T) {
 		}
 		messages := make(chan string, 10)
 		s.Handle(Events{Message: func(_ *Socket, _ MessageType, p []byte) { messages <- string(p) }})
-		c.NetConn().Write(append(frame(0x80, "end"), frame(0x81, "next")...))
+		c.NetConn().Write(append(maskedFrame(0x80, "end"), maskedFrame(0x81, "next")...))
 		if m := <-messages; m != "next" {
 			t.Errorf("%q", m)
 		}
@@ -501,7 +501,7 @@ func TestListenTakesOver(t *testing.T) {
 	t.Run("from what came before", func(t *testing.T) {
 		h := closeHandler(t, &Handler{})
 		conn := dialTCP(t, serveRaw(t, h))
-		conn.Write(append([]byte(handshakeRequest()), frame(0x81, "early")...))
+		conn.Write(append([]byte(handshakeRequest()), maskedFrame(0x81, "early")...))
 		s := accept(t, h)
 		messages := make(chan string, 10)
 		s.Handle(Events{Message: func(_ *Socket, _ MessageType, p []byte) { messages <- string(p) }})
@@ -576,7 +576,7 @@ func TestAllocationsOfAMessage(t *testing.T) {
 			conn := dialTCP(t, serveRaw(t, h))
 			_, br := ask(t, conn, handshakeRequest())
 			for _, size := range []int{100, 5000} {
-				send, got := frame(0x82, strings.Repeat("x", size)), make([]byte, size+map[bool]int{true: 2, false: 4}[size < 126])
+				send, got := maskedFrame(0x82, strings.Repeat("x", size)), make([]byte, size+map[bool]int{true: 2, false: 4}[size < 126])
 				allocations := testing.AllocsPerRun(500, func() {
 					conn.Write(send)
 					if _, err := io.ReadFull(br, got); err != nil {
@@ -663,10 +663,10 @@ func TestStorm(t *testing.T) {
 // TestEndInTheMiddleOfAMessage has a peer vanish there: all must end with it.
 func TestEndInTheMiddleOfAMessage(t *testing.T) {
 	begun := map[string][]byte{
-		"fragment":     frame(0x01, "first"),
-		"long message": frame(0x82, strings.Repeat("x", 60000))[:30000],
-		"violation":    append(frame(0x01, "first"), 0x81, 0x80, 0, 0, 0, 0),
-		"bad UTF-8":    append(frame(0x01, "first"), frame(0x80, "\xff")...),
+		"fragment":     maskedFrame(0x01, "first"),
+		"long message": maskedFrame(0x82, strings.Repeat("x", 60000))[:30000],
+		"violation":    append(maskedFrame(0x01, "first"), 0x81, 0x80, 0, 0, 0, 0),
+		"bad UTF-8":    append(maskedFrame(0x01, "first"), maskedFrame(0x80, "\xff")...),
 	}
 	for name, dial := range transports(t) {
 		for what, begun := range begun {
@@ -751,11 +751,11 @@ func TestWritesOfSlowCallbacksLeave(t *testing.T) {
 		}}
 		if slowBefore {
 			s.Handle(events)
-			conn.Write(frame(0x81, "one"))
+			conn.Write(maskedFrame(0x81, "one"))
 			time.Sleep(100 * time.Millisecond)
-			conn.Write(frame(0x81, "two"))
+			conn.Write(maskedFrame(0x81, "two"))
 		} else {
-			conn.Write(frame(0x81, "before Listen"))
+			conn.Write(maskedFrame(0x81, "before Listen"))
 			time.Sleep(20 * time.Millisecond)
 			s.Handle(events)
 		}
@@ -817,7 +817,7 @@ func TestKeepaliveInTheMiddleOfAMessage(t *testing.T) {
 	c, s := connectTCP(t, h)
 	ends := make(chan error, 1)
 	s.Handle(Events{Error: func(_ *Socket, err error) { ends <- err }})
-	c.NetConn().Write(frame(0x01, "and then nothing"))
+	c.NetConn().Write(maskedFrame(0x01, "and then nothing"))
 	if err := <-ends; !errors.Is(err, ErrPingTimeout) {
 		t.Error(err)
 	}
@@ -928,9 +928,9 @@ func TestFrameHasTheBoundariesOnTheWire(t *testing.T) {
 			if last {
 				b0 |= 0x80
 			}
-			stream = append(stream, frame(b0, payload)...)
+			stream = append(stream, maskedFrame(b0, payload)...)
 			if i%3 == 2 {
-				stream = append(stream, frame(0x89, "ping")...)
+				stream = append(stream, maskedFrame(0x89, "ping")...)
 			}
 			want = append(want, fmt.Sprintf("%v frame of %d, %q..., %v", MessageType(1+i%2), len(payload), payload[:min(len(payload), 10)], last))
 		}
@@ -981,7 +981,7 @@ func TestFramesComeBeforeTheirMessageIsComplete(t *testing.T) {
 		send []byte
 		told int
 	}{
-		{frame(0x01, "one"), 1}, {frame(0x00, ""), 0} /* an empty one is told of with the next */, {frame(0x00, "two"), 2}, {frame(0x80, "three"), 1},
+		{maskedFrame(0x01, "one"), 1}, {maskedFrame(0x00, ""), 0} /* an empty one is told of with the next */, {maskedFrame(0x00, "two"), 2}, {maskedFrame(0x80, "three"), 1},
 	} {
 		c.NetConn().Write(step.send)
 		for range step.told {
@@ -995,7 +995,7 @@ func TestFramesComeBeforeTheirMessageIsComplete(t *testing.T) {
 }
 
 func TestACompressedMessageIsOneFrame(t *testing.T) {
-	h := closeHandler(t, &Handler{Compression: true})
+	h := closeHandler(t, &Handler{Compression: CompressionContextTakeover})
 	c := dialCompressed(t, serveRaw(t, h), nil)
 	s := accept(t, h)
 	frames := make(chan string, 10)

@@ -157,6 +157,7 @@ func converseOver(t *testing.T, events bool, server, client net.Conn) error {
 	}
 	<-served
 	loops.Wait()
+	synctest.Wait() // a socket that ended before it handled events tells of that on a goroutine
 	if int(closed.Load()) != taken {
 		t.Errorf("%d sockets, %d ends", taken, closed.Load())
 	}

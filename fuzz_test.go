@@ -165,7 +165,7 @@ func (c *scriptedConn) LocalAddr() net.Addr              { return &net.TCPAddr{}
 // fuzzSocket gives input to a new socket as what its client sends before it hangs up. It returns what became of it, and
 // what the client got.
 func fuzzSocket(t *testing.T, input []byte, compression, events bool) (v verdict, reason string, got []byte) {
-	h := &Handler{Compression: compression, MaxMessageSize: fuzzLimit}
+	h := &Handler{Compression: compressing(compression), MaxMessageSize: fuzzLimit}
 	conn := &scriptedConn{in: bytes.NewReader(input)}
 	header := http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {testKey}}
 	if compression {
@@ -234,11 +234,11 @@ func checkOutput(t *testing.T, frames []byte) {
 // FuzzSocket gives a socket any bytes, and compares what comes of it with what RFC 6455 says should.
 func FuzzSocket(f *testing.F) {
 	for _, seed := range [][]byte{
-		frame(0x81, "hello"), frame(0x82, "\xff"), append(frame(0x01, "h\xc3"), frame(0x80, "\xa4")...), frame(0x81, "\xc3"),
-		append(frame(0x89, "ping"), frame(0x88, "\x03\xe8bye")...), frame(0x88, ""), frame(0x88, "\x03"), frame(0x88, "\x03\xed"), frame(0x88, "\x03\xe8\xff"),
-		frame(0x83, ""), frame(0xc1, ""), frame(0x80, "x"), append(frame(0x01, "a"), frame(0x81, "b")...), {0x81, 0x05, 'h'}, {0x81, 0xfe, 0, 5}, {0x82, 0xff, 0xff},
-		frame(0x82, strings.Repeat("x", fuzzLimit)), frame(0x82, strings.Repeat("x", fuzzLimit+1)), frame(0x02, strings.Repeat("x", 200))[:100],
-		slices.Concat(frame(0x01, ""), frame(0x8a, "pong"), frame(0x00, ""), frame(0x80, "")), {0x09, 0x80}, {0x89, 0xfe, 0, 126},
+		maskedFrame(0x81, "hello"), maskedFrame(0x82, "\xff"), append(maskedFrame(0x01, "h\xc3"), maskedFrame(0x80, "\xa4")...), maskedFrame(0x81, "\xc3"),
+		append(maskedFrame(0x89, "ping"), maskedFrame(0x88, "\x03\xe8bye")...), maskedFrame(0x88, ""), maskedFrame(0x88, "\x03"), maskedFrame(0x88, "\x03\xed"), maskedFrame(0x88, "\x03\xe8\xff"),
+		maskedFrame(0x83, ""), maskedFrame(0xc1, ""), maskedFrame(0x80, "x"), append(maskedFrame(0x01, "a"), maskedFrame(0x81, "b")...), {0x81, 0x05, 'h'}, {0x81, 0xfe, 0, 5}, {0x82, 0xff, 0xff},
+		maskedFrame(0x82, strings.Repeat("x", fuzzLimit)), maskedFrame(0x82, strings.Repeat("x", fuzzLimit+1)), maskedFrame(0x02, strings.Repeat("x", 200))[:100],
+		slices.Concat(maskedFrame(0x01, ""), maskedFrame(0x8a, "pong"), maskedFrame(0x00, ""), maskedFrame(0x80, "")), {0x09, 0x80}, {0x89, 0xfe, 0, 126},
 	} {
 		f.Add(seed, false, false)
 		f.Add(seed, true, true)
@@ -295,11 +295,11 @@ func FuzzCompression(f *testing.F) {
 		rest := string(compressed)
 		for range cut % 3 {
 			n := len(rest) * int(cut) / 256
-			input = append(input, frame(b0, rest[:n])...)
+			input = append(input, maskedFrame(b0, rest[:n])...)
 			b0, rest = 0, rest[n:]
 		}
-		input = append(input, frame(b0|0x80, rest)...)
-		input = append(input, frame(0x88, "\x0f\xa0")...)
+		input = append(input, maskedFrame(b0|0x80, rest)...)
+		input = append(input, maskedFrame(0x88, "\x0f\xa0")...)
 		v, _, got := fuzzSocket(t, input, true, cut&0x80 != 0)
 		checkOutput(t, got)
 
@@ -414,7 +414,7 @@ func FuzzDial(f *testing.F) {
 		s, resp, err := Dial(t.Context(), "ws://localhost/", &DialOptions{
 			NetDial:     func(context.Context, string, string) (net.Conn, error) { return ours, nil },
 			Proxy:       func(*http.Request) (*url.URL, error) { return nil, nil },
-			Compression: true, Subprotocols: []string{"a", "b"},
+			Compression: CompressionContextTakeover, Subprotocols: []string{"a", "b"},
 		})
 		if (err == nil) != (s != nil) || err == nil && (resp == nil || resp.StatusCode != 101) {
 			t.Fatal(s, resp, err)

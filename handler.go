@@ -74,14 +74,19 @@ type Handler struct {
 	MaxWriteBuffer int
 
 	// OutgoingFrameSize is how many bytes of payload a frame we send has at the most; longer messages go out in
-	// several frames. Those of compressed messages may be longer. 0 is no limit.
+	// several frames. 0 is no limit.
 	OutgoingFrameSize int
 
-	// Compression lets clients negotiate permessage-deflate (RFC 7692), without context takeover. It costs CPU time
-	// for each message, and up to 1.2 MiB while one is being written.
-	Compression bool
+	// Compression lets clients negotiate permessage-deflate (RFC 7692). It costs CPU time for each message, and about 1 MiB for
+	// each that is being compressed at the moment.
+	Compression CompressionMode
 
-	// CompressionLevel is that of compress/flate, from 1, the fastest, to 9. 0 is 1. Others panic at the first use.
+	// CompressionMemory is how many bytes the sockets of the Handler may keep for context takeover, all together. When they are spent,
+	// further sockets get none. 0 is 64 MiB; negative is no limit.
+	CompressionMemory int64
+
+	// CompressionLevel is from 1, the fastest, to 9. 0 is 3. Others panic at the first use. Where a client asks for a window
+	// smaller than 32 KiB the level does not count.
 	CompressionLevel int
 
 	// CompressionThreshold is how many bytes a message must have to be compressed; what a Writer sends always is. 0 is
@@ -130,6 +135,7 @@ func (h *Handler) init() {
 			maxWrite:     h.MaxWriteBuffer,
 			frameSize:    h.OutgoingFrameSize,
 			compression:  h.Compression,
+			windows:      budget{limit: h.CompressionMemory},
 			level:        h.CompressionLevel,
 			threshold:    h.CompressionThreshold,
 			pingInterval: h.PingInterval,
@@ -143,7 +149,6 @@ func (h *Handler) init() {
 		if err := h.config.complete(true, h.MaxFrameSize); err != nil {
 			panic(err.Error())
 		}
-		h.config.upgrader = newUpgrader(h.config)
 		h.pool.limit(h.MaxPending)
 		h.pool.neglected = func() {
 			h.config.logLine(slog.LevelWarn, "neglect", "foyer: a client is connected and waits, and the program does not take its socket",

@@ -302,7 +302,7 @@ func TestBytesBehindTheRequest(t *testing.T) {
 		h.HandleUpgrade(r, conn, rw)
 	})
 	long := strings.Repeat("long ", 8000)
-	input := handshakeRequest() + string(frame(0x81, "first")) + string(frame(0x81, long)) + string(frame(0x88, "\x03\xe8"))
+	input := handshakeRequest() + string(maskedFrame(0x81, "first")) + string(maskedFrame(0x81, long)) + string(maskedFrame(0x88, "\x03\xe8"))
 	for way, addr := range map[string]string{"ServeHTTP": serveHTTP(t, h), "HandleConnection": serveRaw(t, h), "HandleUpgrade": serveHTTP(t, hijacker)} {
 		for _, size := range []int{1, len(input)} {
 			t.Run(fmt.Sprintf("%s/%d", way, size), func(t *testing.T) {
@@ -927,7 +927,7 @@ func TestSilentConnectionsDoNotDelayAGoodClient(t *testing.T) {
 // and the answer is HTTP.
 func FuzzHandleConnection(f *testing.F) {
 	f.Add([]byte(handshakeRequest()))
-	f.Add([]byte(handshakeRequest() + string(frame(0x81, "hello"))))
+	f.Add([]byte(handshakeRequest() + string(maskedFrame(0x81, "hello"))))
 	f.Add([]byte(strings.Replace(handshakeRequest(), "GET", "POST", 1)))
 	f.Add([]byte(strings.Replace(handshakeRequest(), "1.1", "1.0", 1)))
 	for _, line := range []string{"Host: a\r\nHost: b", "Host:", "Content-Length: 1", "Connection: close", "Upgrade: h2c", "Sec-WebSocket-Version: 8",
@@ -938,7 +938,7 @@ func FuzzHandleConnection(f *testing.F) {
 	f.Add([]byte("GET /" + strings.Repeat("x", maxLine) + " HTTP/1.1\r\n\r\n"))
 	f.Add([]byte("GET / HTTP/1.1\r\n" + strings.Repeat("X: 1\r\n", 101) + "\r\n"))
 	f.Fuzz(func(t *testing.T, input []byte) {
-		h := &Handler{Compression: true, Subprotocols: []string{"b"}, HandshakeTimeout: time.Second, CloseTimeout: time.Second}
+		h := &Handler{Compression: CompressionContextTakeover, Subprotocols: []string{"b"}, HandshakeTimeout: time.Second, CloseTimeout: time.Second}
 		ours, theirs := net.Pipe()
 		answer := make(chan []byte, 1)
 		go func() {

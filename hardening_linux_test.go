@@ -17,11 +17,11 @@ func TestUrgentDataLosesNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		first := frame(0x81, "hello")
+		first := maskedFrame(0x81, "hello")
 		raw.Control(func(fd uintptr) {
 			// The last byte is urgent, and taken out of the stream: it stands for none of ours.
 			if err = syscall.Sendto(int(fd), append(first, '!'), syscall.MSG_OOB, nil); err == nil {
-				_, err = syscall.Write(int(fd), frame(0x81, "world"))
+				_, err = syscall.Write(int(fd), maskedFrame(0x81, "world"))
 			}
 		})
 		if err != nil {

@@ -2,7 +2,6 @@ package foyer
 
 import (
 	"bytes"
-	"compress/flate"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -16,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/foyerws/foyer/internal/wire"
 )
 
 // A stuckConn is a TLS connection as wire sees one: a write blocks until it is closed, though the kernel has room below.
@@ -94,23 +95,10 @@ func TestEmptyFragmentsHaveAnEnd(t *testing.T) {
 		} else {
 			go s.Read(context.Background())
 		}
-		conn.Write(append(frame(0x01, ""), bytes.Repeat(frame(0x00, ""), 1001)...))
+		conn.Write(append(maskedFrame(0x01, ""), bytes.Repeat(maskedFrame(0x00, ""), 1001)...))
 		within(t, 5*time.Second, "the end", s.Done())
 		if s.CloseCode() != ClosePolicyViolation {
 			t.Error(s.Err())
-		}
-	}
-}
-
-// A message of a great many empty blocks, each of which calls itself the last, costs no more than an ordinary one.
-func TestFinalBlocksHaveAnEnd(t *testing.T) {
-	var b bytes.Buffer
-	z, _ := flate.NewWriter(&b, 1)
-	z.Close() // an empty final block
-	for n, want := range map[int]error{maxFinal: nil, maxFinal + 1: errTooManyBlocks, 100_000: errTooManyBlocks} {
-		message := append(bytes.Repeat(b.Bytes(), n), 0) // RFC 7692 section 7.2.3.5
-		if _, err := io.Copy(io.Discard, newInflater(bytes.NewReader(message))); err != want {
-			t.Errorf("%d blocks: %v", n, err)
 		}
 	}
 }
@@ -126,18 +114,11 @@ func TestClaimedLengthsCostLittle(t *testing.T) {
 	if err := s.nextMessage(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	_, m, err := s.openMessage(t.Context())
-	if err != nil {
+	s.wire.DoNotWait(true)
+	if _, err := s.take(t.Context(), true, nil); err != wire.ErrNothing {
 		t.Fatal(err)
 	}
-	done := make(chan int, 1)
-	go func() {
-		p, _ := m.readAll(nil)
-		done <- cap(p)
-	}()
-	time.Sleep(20 * time.Millisecond)
-	conn.Close()
-	if n := <-done; n > 1024 {
+	if n := cap(s.partial.p); n > 1024 {
 		t.Errorf("%d bytes were set aside", n)
 	}
 }
@@ -182,7 +163,7 @@ func TestUpgradeMayBeAList(t *testing.T) {
 
 // A compressed message that another goroutine is writing is not a Writer.
 func TestTryWriteBesideCompressedMessages(t *testing.T) {
-	h := closeHandler(t, &Handler{Compression: true, MaxWriteBuffer: 64 << 20})
+	h := closeHandler(t, &Handler{Compression: CompressionContextTakeover, MaxWriteBuffer: 64 << 20})
 	c := dialCompressed(t, serveRaw(t, h), nil)
 	go io.Copy(io.Discard, c.NetConn())
 	s := accept(t, h)

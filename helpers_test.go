@@ -216,7 +216,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 }
 
 // frame builds a masked frame as a client sends it.
-func frame(b0 byte, payload string) []byte {
+func maskedFrame(b0 byte, payload string) []byte {
 	b := []byte{b0}
 	switch n := len(payload); {
 	case n < 126:
@@ -232,4 +232,12 @@ func frame(b0 byte, payload string) []byte {
 		b = append(b, payload[i]^mask[i&3])
 	}
 	return b
+}
+
+// compressing returns the mode with context takeover, or none.
+func compressing(on bool) CompressionMode {
+	if on {
+		return CompressionContextTakeover
+	}
+	return CompressionDisabled
 }

@@ -119,7 +119,7 @@ func openStream(t testing.TB, client *http.Client, url string, lines ...string) 
 // echoed sends a text and expects it back.
 func echoed(t testing.TB, c io.ReadWriter, text string) {
 	t.Helper()
-	if _, err := c.Write(frame(0x81, text)); err != nil {
+	if _, err := c.Write(maskedFrame(0x81, text)); err != nil {
 		t.Fatal(err)
 	}
 	want := append([]byte{0x81, byte(len(text))}, text...)
@@ -161,7 +161,7 @@ func TestHTTP2(t *testing.T) {
 			go echo(t.Context(), s)
 			echoed(t, c, "hello")
 			big := bytes.Repeat([]byte("0123456789abcdef"), 40<<10)
-			go c.Write(frame(0x82, string(big)))
+			go c.Write(maskedFrame(0x82, string(big)))
 			got := make([]byte, 10+len(big))
 			if _, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got[10:], big) {
 				t.Fatal(err)
@@ -171,7 +171,7 @@ func TestHTTP2(t *testing.T) {
 				t.Error("ServeHTTP has returned too early")
 			default:
 			}
-			c.Write(frame(0x88, "\x0f\xa0bye"))
+			c.Write(maskedFrame(0x88, "\x0f\xa0bye"))
 			if end, err := io.ReadAll(c); err != nil || string(end) != "\x88\x02\x0f\xa0" {
 				t.Errorf("%q, %v", end, err)
 			}
@@ -275,14 +275,14 @@ func TestHTTP2Ends(t *testing.T) {
 		{"the client ends its stream", func(_ *testing.T, c *clientStream, _ *Socket) { c.CloseWrite() }, CloseAbnormalClosure, ""},
 		{"the client resets the stream", func(_ *testing.T, c *clientStream, _ *Socket) { c.Close() }, CloseAbnormalClosure, "-"},
 		{"Abort", func(_ *testing.T, _ *clientStream, s *Socket) { s.Abort() }, CloseAbnormalClosure, ""},
-		{"a violation", func(_ *testing.T, c *clientStream, _ *Socket) { c.Write(frame(0x83, "x")) }, CloseProtocolError, "\x88"},
+		{"a violation", func(_ *testing.T, c *clientStream, _ *Socket) { c.Write(maskedFrame(0x83, "x")) }, CloseProtocolError, "\x88"},
 		{"Close", func(t *testing.T, c *clientStream, s *Socket) {
 			go s.Close(4001, "")
 			head := make([]byte, 4)
 			if _, err := io.ReadFull(c, head); err != nil || string(head) != "\x88\x02\x0f\xa1" {
 				t.Errorf("%q, %v", head, err)
 			}
-			c.Write(frame(0x88, "\x0f\xa1"))
+			c.Write(maskedFrame(0x88, "\x0f\xa1"))
 		}, 4001, ""},
 		{"no answer to Close", func(t *testing.T, c *clientStream, s *Socket) {
 			s.Close(4001, "")
@@ -340,7 +340,7 @@ func TestHTTP2SlowSockets(t *testing.T) {
 		c, _ := openStream(t, client, url)
 		unread = append(unread, accept(t, h))
 		go func() {
-			for p := frame(0x82, strings.Repeat("x", 60000)); ; {
+			for p := maskedFrame(0x82, strings.Repeat("x", 60000)); ; {
 				if _, err := c.Write(p); err != nil {
 					return
 				}
@@ -398,7 +398,7 @@ func TestHTTP2ReadCanBeCancelled(t *testing.T) {
 			t.Fatal(err)
 		}
 		cancel()
-		c.Write(frame(0x81, fmt.Sprint(i)))
+		c.Write(maskedFrame(0x81, fmt.Sprint(i)))
 		if _, p, err := s.Read(t.Context()); err != nil || string(p) != fmt.Sprint(i) {
 			t.Fatal(string(p), err)
 		}
@@ -440,7 +440,7 @@ func TestHTTP2PendingClientLeaves(t *testing.T) {
 	for _, leave := range []func(c *clientStream){
 		func(c *clientStream) { c.CloseWrite() },
 		func(c *clientStream) { c.Close() },
-		func(c *clientStream) { c.Write(frame(0x81, "unread")); c.Close() },
+		func(c *clientStream) { c.Write(maskedFrame(0x81, "unread")); c.Close() },
 	} {
 		c, _ := openStream(t, client, url)
 		eventually(t, "a pending socket", h.HasPending)
@@ -450,14 +450,14 @@ func TestHTTP2PendingClientLeaves(t *testing.T) {
 }
 
 func TestHTTP2Compression(t *testing.T) {
-	h := closeHandler(t, &Handler{Compression: true, CompressionThreshold: -1})
+	h := closeHandler(t, &Handler{Compression: CompressionContextTakeover, CompressionThreshold: -1})
 	url, client := serveHTTP2(t, true, h)
 	c, resp := openStream(t, client, url, "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits")
-	if got := resp.Header.Get("Sec-Websocket-Extensions"); got != acceptedDeflate {
+	if got := resp.Header.Get("Sec-Websocket-Extensions"); got != "permessage-deflate; client_max_window_bits=12" {
 		t.Fatal(got)
 	}
 	go echo(t.Context(), accept(t, h))
-	c.Write(frame(0xc1, deflated("hello")))
+	c.Write(maskedFrame(0xc1, deflated("hello")))
 	head := make([]byte, 2)
 	if _, err := io.ReadFull(c, head); err != nil || head[0] != 0xc1 {
 		t.Fatal(head, err)
@@ -494,7 +494,7 @@ func TestHTTP2Upgrade(t *testing.T) {
 			if name == "Close" {
 				echoed(t, c, "hello")
 			}
-			c.Write(frame(0x88, "\x03\xe8"))
+			c.Write(maskedFrame(0x88, "\x03\xe8"))
 			io.Copy(io.Discard, c)
 			writers.Wait()
 		})
@@ -550,7 +550,7 @@ func TestHTTP2Shutdown(t *testing.T) {
 			if _, err := io.ReadFull(c, head); err != nil || string(head) != "\x88\x02\x03\xe9" {
 				t.Errorf("%q, %v", head, err)
 			}
-			c.Write(frame(0x88, "\x03\xe9"))
+			c.Write(maskedFrame(0x88, "\x03\xe9"))
 		}()
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -766,7 +766,7 @@ func TestHTTP2DoneWaitsForTheAnswer(t *testing.T) {
 	}))
 	for range 10 {
 		c, _ := openStream(t, client, url)
-		c.Write(frame(0x88, "\x03\xe8"))
+		c.Write(maskedFrame(0x88, "\x03\xe8"))
 	}
 	eventually(t, "the end of the sockets", func() bool { return h.Stats().Closed[1000] == 10 && h.Stats().Open == 0 })
 }
@@ -803,7 +803,7 @@ func TestHTTP2BaseContext(t *testing.T) {
 	if _, err := io.ReadFull(c, end); err != nil || string(end) != "\x88\x02\x03\xe9" {
 		t.Errorf("%q, %v", end, err)
 	}
-	c.Write(frame(0x88, "\x03\xe9"))
+	c.Write(maskedFrame(0x88, "\x03\xe9"))
 	<-returned
 	if s.CloseCode() != CloseGoingAway {
 		t.Error(s.Err())
@@ -824,7 +824,7 @@ func TestHTTP2Retire(t *testing.T) {
 			if _, err := io.ReadFull(c, end); err != nil || string(end) != "\x88\x02\x03\xf4" {
 				t.Errorf("%q, %v", end, err)
 			}
-			c.Write(frame(0x88, "\x03\xf4"))
+			c.Write(maskedFrame(0x88, "\x03\xf4"))
 			if resp, err := client.Do(connectRequest(t.Context(), url, io.LimitReader(c, 0))); err == nil {
 				t.Error("a client came back to the process that retires:", resp.Status)
 			}
@@ -853,7 +853,7 @@ func TestHTTP2SlowFirstMessage(t *testing.T) {
 	c.open(extendedConnect...)
 	s := accept(t, h)
 	s.SendText(t.Context(), "welcome")
-	c.WriteData(1, false, frame(0x81, "heard"))
+	c.WriteData(1, false, maskedFrame(0x81, "heard"))
 	if _, p, err := s.Read(t.Context()); err != nil || string(p) != "heard" {
 		t.Error(string(p), err)
 	}
@@ -902,17 +902,17 @@ func TestHTTP2ManyCloseHandshakes(t *testing.T) {
 			who := []string{"server", "client"}[i%2]
 			c, _ := openStream(t, client, url, "X-Closes: "+who)
 			if who == "server" {
-				c.Write(frame(0x81, "ready"))
+				c.Write(maskedFrame(0x81, "ready"))
 				var b [4]byte
 				if _, err := io.ReadFull(c, b[:]); err != nil || string(b[:]) != "\x88\x02\x03\xe8" {
 					t.Errorf("the server closes: %q, %v", b, err)
 				}
-				c.Write(frame(0x88, "\x03\xe8"))
+				c.Write(maskedFrame(0x88, "\x03\xe8"))
 				c.CloseWrite()
 				io.Copy(io.Discard, c)
 				return
 			}
-			c.Write(frame(0x88, "\x03\xe8"))
+			c.Write(maskedFrame(0x88, "\x03\xe8"))
 			if end, err := io.ReadAll(c); err != nil || string(end) != "\x88\x02\x03\xe8" {
 				t.Errorf("the client closes: %q, %v", end, err)
 			}

@@ -4,8 +4,7 @@ import (
 	"math"
 	"time"
 
-	"github.com/gorilla/websocket"
-
+	"github.com/foyerws/foyer/internal/frame"
 	"github.com/foyerws/foyer/internal/wire"
 )
 
@@ -57,8 +56,7 @@ func (s *Socket) sweepInput(elapsed time.Duration, seen wire.Sight) {
 	}
 	k.quiet = k.quiet.add(elapsed)
 	if !k.pinged {
-		if k.quiet.reached(s.config.pingInterval) && s.room(0, false) {
-			s.writeControl(websocket.PingMessage, nil)
+		if k.quiet.reached(s.config.pingInterval) && s.sendControl(frame.Ping, nil, s.room(false)) == nil {
 			k.pinged, k.reader, k.awaited = true, false, 0
 			if seen == wire.Unknown {
 				go s.checkPeerCloser() // a peer on an unbuffered connection cannot answer before somebody reads
@@ -190,7 +188,9 @@ func (s *Socket) seenLeaving(seen wire.Sight) (gone bool) {
 
 // holdsInput reports whether something was read from the network that the program has not taken. The caller has the reading
 // side.
-func (s *Socket) holdsInput() bool { return s.wire.Unread() || s.message != nil }
+func (s *Socket) holdsInput() bool {
+	return s.wire.Unread() || s.partial != nil || s.streamed != nil
+}
 
 // checkPeerCloser is checkPeer where the end may stand in what can only be read: behind TLS, or where the system has no
 // other way. It keeps what it reads, and may wait.

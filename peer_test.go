@@ -91,7 +91,7 @@ func TestMessagesBeforeAFINAreRead(t *testing.T) {
 		got <- messages
 	})
 	for _, m := range []string{"one", "two", "three"} {
-		conn.Write(frame(0x81, m))
+		conn.Write(maskedFrame(0x81, m))
 	}
 	conn.CloseWrite()
 	if err := <-left; !errors.Is(err, errLeft) {
@@ -110,7 +110,7 @@ func TestMessagesBeforeAFINAreRead(t *testing.T) {
 // A message that is being read in small pieces is read to its end though the client has left.
 func TestReaderOutlivesItsPeer(t *testing.T) {
 	for _, compression := range []bool{false, true} {
-		h := closeHandler(t, &Handler{Compression: compression})
+		h := closeHandler(t, &Handler{Compression: compressing(compression)})
 		c := dialCompressed(t, serveRaw(t, h), nil)
 		s := accept(t, h)
 		want := strings.Repeat("0123456789", 200)
@@ -143,7 +143,7 @@ func TestUnreadInputBeforeAFINEndsAfterPongTimeout(t *testing.T) {
 	ask(t, conn, handshakeRequest())
 	s := accept(t, h)
 	ctx := s.Context()
-	conn.Write(frame(0x81, "unread"))
+	conn.Write(maskedFrame(0x81, "unread"))
 	conn.CloseWrite()
 	within(t, 2*time.Second, "the end of the context", ctx.Done())
 	if s.State() != StateOpen {
@@ -173,7 +173,7 @@ func TestUnreadInputDoesNotMakeAPeerDead(t *testing.T) {
 	conn := dialTCP(t, serveRaw(t, h))
 	ask(t, conn, handshakeRequest())
 	s := accept(t, h)
-	conn.Write(frame(0x81, "unread"))
+	conn.Write(maskedFrame(0x81, "unread"))
 	time.Sleep(time.Second)
 	if _, p, err := s.Read(t.Context()); err != nil || string(p) != "unread" {
 		t.Error(string(p), err)
@@ -307,9 +307,9 @@ func acceptWrapped(t *testing.T, h *Handler) (*net.TCPConn, *Socket) {
 // leaveWithMessages sends n messages and a close frame, and closes the connection.
 func leaveWithMessages(conn net.Conn, n int) {
 	for range n {
-		conn.Write(frame(0x82, strings.Repeat("m", 3000)))
+		conn.Write(maskedFrame(0x82, strings.Repeat("m", 3000)))
 	}
-	conn.Write(frame(0x88, "\x03\xe8"))
+	conn.Write(maskedFrame(0x88, "\x03\xe8"))
 	conn.Close()
 }
 
@@ -375,9 +375,9 @@ func TestMessagesBeforeTheEndOfAnHTTP2Connection(t *testing.T) {
 	c, _ := openStream(t, client, url)
 	s := accept(t, h)
 	for range 3 {
-		c.Write(frame(0x81, "hello"))
+		c.Write(maskedFrame(0x81, "hello"))
 	}
-	c.Write(frame(0x88, "\x03\xe8"))
+	c.Write(maskedFrame(0x88, "\x03\xe8"))
 	c.CloseWrite()
 	time.Sleep(20 * time.Millisecond)
 	client.CloseIdleConnections()
@@ -394,7 +394,7 @@ func TestMessagesBeforeTheEndOfAnHTTP2Connection(t *testing.T) {
 func TestHalfReadMessageOnAWrappedConnection(t *testing.T) {
 	h := closeHandler(t, &Handler{PingInterval: 50 * time.Millisecond})
 	conn, s := acceptWrapped(t, h)
-	conn.Write(frame(0x82, "0123456789"))
+	conn.Write(maskedFrame(0x82, "0123456789"))
 	conn.CloseWrite()
 	_, r, err := s.Reader(t.Context())
 	if err != nil {

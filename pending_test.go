@@ -203,7 +203,7 @@ func TestClientThatLeavesFreesItsPlace(t *testing.T) {
 		"closed": func(c *net.TCPConn) { c.Close() },
 		"reset":  func(c *net.TCPConn) { c.SetLinger(0); c.Close() },
 		"reset with unread data": func(c *net.TCPConn) {
-			c.Write(frame(0x81, "hello"))
+			c.Write(maskedFrame(0x81, "hello"))
 			time.Sleep(10 * time.Millisecond)
 			c.SetLinger(0)
 			c.Close()
@@ -247,7 +247,7 @@ func TestAcceptPassesOverClientsThatLeft(t *testing.T) {
 func TestMessagesOfAClientThatLeftAreNotLost(t *testing.T) {
 	h := closeHandler(t, &Handler{})
 	conn := dialTCP(t, serveRaw(t, h))
-	ask(t, conn, handshakeRequest()+string(frame(0x82, "last words")))
+	ask(t, conn, handshakeRequest()+string(maskedFrame(0x82, "last words")))
 	eventually(t, "the socket to wait", h.HasPending)
 	conn.CloseWrite()
 	time.Sleep(20 * time.Millisecond)
@@ -332,11 +332,11 @@ func TestTLSClientThatLeavesFreesItsPlace(t *testing.T) {
 	}
 	stays := join(handshakeRequest())
 	says := join(handshakeRequest())
-	says.Write(frame(0x82, "last words"))
+	says.Write(maskedFrame(0x82, "last words"))
 	says.Close()
 	join(handshakeRequest()).Close()
 	eventually(t, "the place to be free", func() bool { h.pool.prune(time.Now()); return h.Pending() == 2 })
-	stays.Write(frame(0x82, "hello"))
+	stays.Write(maskedFrame(0x82, "hello"))
 	for _, want := range []string{"hello", "last words"} {
 		if _, p, err := accept(t, h).Read(t.Context()); err != nil || string(p) != want {
 			t.Errorf("%q, %v", p, err)

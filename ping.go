@@ -7,8 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/gorilla/websocket"
-
+	"github.com/foyerws/foyer/internal/frame"
 	"github.com/foyerws/foyer/internal/wire"
 )
 
@@ -52,7 +51,7 @@ func (s *Socket) Ping(ctx context.Context, payload []byte) (time.Duration, error
 	*last = p
 	s.mu.Unlock()
 
-	if err := s.writeControl(websocket.PingMessage, payload); err != nil {
+	if err := s.sendControl(frame.Ping, payload, wire.Room{}); err != nil {
 		s.forgetPing(p)
 		return 0, s.writeError(err)
 	}
@@ -87,12 +86,9 @@ func (s *Socket) forgetPing(p *ping) {
 // control deals with a ping or pong from the peer, on the goroutine that reads.
 func (s *Socket) control(opcode byte, payload []byte) {
 	switch opcode {
-	case wire.OpPing:
-		// A peer that pings and never reads gets no more pongs than there is room for.
-		if s.room(len(payload), false) {
-			s.writeControl(websocket.PongMessage, payload)
-		}
-	case wire.OpPong:
+	case frame.Ping:
+		s.sendControl(frame.Pong, payload, s.room(false)) // a peer that never reads gets no more pongs than there is room for
+	case frame.Pong:
 		elapsed := s.ponged(string(payload))
 		if l := s.events.Load(); l != nil {
 			l.pong(s, elapsed, payload)

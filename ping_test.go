@@ -97,13 +97,13 @@ func TestPingFloodCostsNoMemory(t *testing.T) {
 	ask(t, conn, handshakeRequest())
 	s := accept(t, h)
 	go s.Read(context.Background())
-	ping := frame(0x89, strings.Repeat("p", 125))
+	ping := maskedFrame(0x89, strings.Repeat("p", 125))
 	for range 100000 {
 		if _, err := conn.Write(ping); err != nil {
 			t.Fatal(err)
 		}
 	}
-	conn.Write(frame(0x88, ""))
+	conn.Write(maskedFrame(0x88, ""))
 	<-s.Done()
 	if s.CloseCode() != CloseNoStatusReceived {
 		t.Error(s.Err())

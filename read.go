@@ -5,10 +5,9 @@ import (
 	"errors"
 	"io"
 	"runtime"
-	"slices"
 	"sync/atomic"
-	"unicode/utf8"
 
+	"github.com/foyerws/foyer/internal/frame"
 	"github.com/foyerws/foyer/internal/wire"
 )
 
@@ -26,21 +25,17 @@ func (s *Socket) Read(ctx context.Context) (MessageType, []byte, error) {
 	if err := s.nextMessage(ctx); err != nil {
 		return 0, nil, err
 	}
-	if t, p, ok, err := s.plain(); ok {
+	m, err := s.take(ctx, true, nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	t, p := m.kind, m.p
+	if !m.own {
 		p = append(make([]byte, 0, len(p)), p...)
-		s.tookPlain(err)
-		if s.wire.Unread() {
-			s.wire.Gather()
-		}
-		return t, p, err
 	}
-	t, m, err := s.openMessage(ctx)
-	if err != nil {
-		return 0, nil, err
-	}
-	p, err := m.readAll(nil)
-	if err != nil {
-		return 0, nil, err
+	s.took(m)
+	if s.wire.Unread() {
+		s.wire.Gather()
 	}
 	return t, p, nil
 }
@@ -57,11 +52,9 @@ func (s *Socket) Reader(ctx context.Context) (MessageType, io.Reader, error) {
 	if err := s.nextMessage(ctx); err != nil {
 		return 0, nil, err
 	}
-	t, m, err := s.openMessage(ctx)
-	if err != nil {
-		return 0, nil, err
-	}
-	return t, &lockedReader{m, ctx}, nil
+	m := newMessageReader(s, ctx)
+	s.streamed = m
+	return m.kind, &lockedReader{m, ctx}, nil
 }
 
 // lockRead takes the reading side.
@@ -149,7 +142,7 @@ func (s *Socket) afterRead() {
 		}
 	case StateClosed:
 		if s.reading.tryTake() {
-			s.message = nil
+			s.forgetMessages()
 			s.wire.Forget()
 			s.reading.release()
 		}
@@ -158,7 +151,7 @@ func (s *Socket) afterRead() {
 
 // nextMessage waits for the next message and drops what was not read of the last. The caller has the reading side.
 func (s *Socket) nextMessage(ctx context.Context) error {
-	if m := s.message; m != nil {
+	if m := s.streamed; m != nil {
 		if err := s.wire.Within(ctx); err != nil {
 			return s.waitFailed(ctx, err)
 		}
@@ -173,153 +166,12 @@ func (s *Socket) nextMessage(ctx context.Context) error {
 	return nil
 }
 
-// plain returns the message at hand if gorilla is not needed to read it, see wire.Conn.Message. An error has ended the
-// socket. Where it is ok, tookPlain must be called when the message was taken.
-func (s *Socket) plain() (t MessageType, p []byte, ok bool, err error) {
-	opcode, p, ok := s.wire.Message()
-	if !ok {
-		return 0, nil, false, nil
-	}
-	if opcode == byte(Text) && !utf8.Valid(p) {
-		return 0, nil, true, s.violated(errNotUTF8)
-	}
-	return MessageType(opcode), p, true, nil
-}
-
-func (s *Socket) tookPlain(err error) {
-	s.wire.Taken()
-	if err == nil {
-		s.messagesIn.Add(1)
-	}
-}
-
-// openMessage returns a reader of the message at hand.
-func (s *Socket) openMessage(ctx context.Context) (MessageType, *messageReader, error) {
-	size := s.wire.FrameLeft()
-	deflated := s.wire.TakeCompressed()
-	t, r, err := s.engine().NextReader()
-	if err != nil {
-		return 0, nil, s.readFailed(ctx)
-	}
-	m := &messageReader{socket: s, ctx: ctx, from: r, text: t == int(Text), first: size}
-	switch {
-	case deflated:
-		m.inflater = newInflater(r)
-		m.from = m.inflater
-	case s.wire.MidMessage():
-		m.frame.end = s.wire.FrameEnd()
-	}
-	s.message = m
-	return MessageType(t), m, nil
-}
-
-var errNotUTF8 = &wire.ProtocolError{Code: int(CloseInvalidFramePayloadData), Reason: "text is not UTF-8 (RFC 6455 section 8.1)"}
-
 // waitFailed returns the error of a wait that nothing was lost in, if ctx ended it, and ends the socket otherwise.
 func (s *Socket) waitFailed(ctx context.Context, err error) error {
 	if err == wire.ErrInterrupted && s.wire.Err() == nil {
 		return ctx.Err()
 	}
 	return s.readFailed(ctx)
-}
-
-// A messageReader reads one message and holds it to what gorilla does not: its size after decompression, and UTF-8
-// (RFC 6455 section 8.1), both as the bytes come in.
-type messageReader struct {
-	socket *Socket
-	ctx    context.Context
-	from   io.Reader // gorilla's, or inflater
-	text   bool
-	utf8   utf8Checker
-	first  int64 // length of the first frame
-	size   int64
-	frame  span // at hand, unless the message is compressed
-
-	inflater *inflater                 // nil if the message is not compressed
-	onFrame  func(p []byte, last bool) // gets each frame, if not nil
-
-	dropped  bool        // a later call of Read or Reader reads the rest
-	complete atomic.Bool // read to its end
-}
-
-// Read reads; the caller has the reading side.
-func (m *messageReader) Read(p []byte) (int, error) {
-	s := m.socket
-	n, err := m.from.Read(p)
-	m.size += int64(n)
-	if err = m.check(p[:n], err); err != nil {
-		s.message = nil
-		if m.inflater != nil {
-			m.inflater.giveBack()
-			m.inflater = nil
-		}
-	}
-	return n, err
-}
-
-// check judges p, which was read, and err, with which the reading ended. What it returns ends the message.
-func (m *messageReader) check(p []byte, err error) error {
-	s := m.socket
-	switch limit := s.config.maxMessage; {
-	case limit > 0 && m.size > limit:
-		return s.violated(&wire.ProtocolError{Code: int(CloseMessageTooBig), Reason: "message too big"})
-	case m.text && !m.utf8.valid(p), err == io.EOF && m.text && m.utf8.n > 0:
-		return s.violated(errNotUTF8)
-	case err == nil:
-		return nil
-	case err == errTooManyBlocks:
-		return s.violated(errTooManyBlocks)
-	case err != io.EOF:
-		return s.readFailed(m.ctx)
-	}
-	m.complete.Store(!m.dropped)
-	s.messagesIn.Add(1)
-	return io.EOF
-}
-
-// readAll returns the whole message, behind what is in p.
-func (m *messageReader) readAll(p []byte) ([]byte, error) {
-	// What a peer claims to send is believed as far as it has sent a part of it.
-	const most, believed = 64<<10 + 64, 8
-	p = slices.Grow(p, int(max(min(m.first, most, int64(believed*len(m.socket.wire.Peek()))), 512)))
-	for {
-		n, err := m.Read(p[len(p):cap(p)])
-		p = p[:len(p)+n]
-		if err == io.EOF {
-			m.tellFrame(p[m.frame.begin:], true)
-			return p, nil
-		}
-		if err != nil {
-			return p, err
-		}
-		if n > 0 && m.size == m.frame.end {
-			m.tellFrame(p[m.frame.begin:], false)
-		}
-		if len(p) == cap(p) {
-			p = append(p, 0)[:len(p)]
-		}
-	}
-}
-
-// A span is where a frame that is not the last of its message lies in it.
-type span struct{ begin, end int64 }
-
-// continues notes that the frame at hand is over and another begins.
-func (s *Socket) continues() {
-	m := s.message
-	if m == nil || s.wire.Compressed() {
-		return
-	}
-	if m.frame.begin == m.frame.end { // it was empty; others were told of with their last byte
-		m.tellFrame(nil, false)
-	}
-	m.frame = span{m.frame.end, s.wire.FrameEnd()}
-}
-
-func (m *messageReader) tellFrame(p []byte, last bool) {
-	if m.onFrame != nil {
-		m.onFrame(p, last)
-	}
 }
 
 // A lockedReader is what Reader hands out: it takes the reading side for each call.
@@ -341,7 +193,7 @@ func (r *lockedReader) Read(p []byte) (int, error) {
 	switch {
 	case r.m.complete.Load():
 		return 0, io.EOF
-	case s.message != r.m:
+	case s.streamed != r.m:
 		return 0, errDropped
 	}
 	if len(p) == 0 {
@@ -357,17 +209,12 @@ func (r *lockedReader) Read(p []byte) (int, error) {
 	return r.m.Read(p)
 }
 
-// readFailed ends the socket over what ended its input, and returns how it ended. gorilla may have its own words for
-// it; those of the wire count.
+// readFailed ends the socket over what ended its input, and returns how it ended.
 func (s *Socket) readFailed(ctx context.Context) error {
 	cause := s.wire.Err()
-	var peer *wire.PeerClose
-	var broken *wire.ProtocolError
+	var peer *frame.PeerClose
+	var broken *frame.ProtocolError
 	switch {
-	case cause == nil:
-		// The input is fine, its compression is not.
-		broken = &wire.ProtocolError{Code: int(CloseInvalidFramePayloadData), Reason: "corrupt compressed data (RFC 7692 section 7.2.2)"}
-		return s.violated(broken)
 	case errors.As(cause, &peer):
 		s.peerClosed(CloseCode(peer.Code), peer.Reason)
 	case errors.As(cause, &broken):
@@ -380,36 +227,4 @@ func (s *Socket) readFailed(ctx context.Context) error {
 		s.abort(cause)
 	}
 	return s.Err()
-}
-
-// A utf8Checker validates text that comes in pieces. It keeps the bytes of a character that is not complete yet.
-type utf8Checker struct {
-	tail [utf8.UTFMax]byte
-	n    int
-}
-
-// valid reports whether the text can still become valid with p at its end.
-func (c *utf8Checker) valid(p []byte) bool {
-	for c.n > 0 && len(p) > 0 {
-		c.tail[c.n] = p[0]
-		c.n++
-		p = p[1:]
-		if utf8.FullRune(c.tail[:c.n]) {
-			if r, size := utf8.DecodeRune(c.tail[:c.n]); r == utf8.RuneError && size == 1 {
-				return false
-			}
-			c.n = 0
-		}
-	}
-	// A character that p cuts off is at most three bytes from its end.
-	for i := len(p) - 1; i >= 0 && i >= len(p)-(utf8.UTFMax-1); i-- {
-		if utf8.RuneStart(p[i]) {
-			if !utf8.FullRune(p[i:]) {
-				c.n = copy(c.tail[:], p[i:])
-				p = p[:i]
-			}
-			break
-		}
-	}
-	return utf8.Valid(p)
 }

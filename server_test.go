@@ -400,7 +400,7 @@ func TestServerRetires(t *testing.T) {
 	if _, err := io.ReadFull(br, end[:]); err != nil || string(end[:]) != "\x88\x02\x03\xf4" {
 		t.Errorf("%q, %v", end, err)
 	}
-	conn.Write(frame(0x88, "\x03\xf4"))
+	conn.Write(maskedFrame(0x88, "\x03\xf4"))
 	if err := <-retired; err != nil {
 		t.Error(err)
 	}

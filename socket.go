@@ -9,8 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/gorilla/websocket"
-
+	"github.com/foyerws/foyer/internal/frame"
 	"github.com/foyerws/foyer/internal/wire"
 )
 
@@ -19,8 +18,8 @@ type MessageType int
 
 // The types of messages.
 const (
-	Text   MessageType = websocket.TextMessage   // UTF-8
-	Binary MessageType = websocket.BinaryMessage // anything
+	Text   MessageType = MessageType(frame.Text)   // UTF-8
+	Binary MessageType = MessageType(frame.Binary) // anything
 )
 
 // String returns "text" or "binary".
@@ -68,22 +67,18 @@ func (s State) String() string {
 // when the function returns.
 type Socket struct {
 	wire        *wire.Conn
-	gorilla     atomic.Pointer[websocket.Conn] // see engine
 	config      *config
 	request     record
 	subprotocol string
+	deflate     *compression // nil where permessage-deflate was not negotiated
 	server      bool
-	deflate     bool   // permessage-deflate was negotiated
-	streamer    sender // what has made streaming; guarded by writeMu
 
 	accepted atomic.Bool              // the program has it
 	left     atomic.Bool              // the peer has left, and something that it sent may be left to read
 	reading  readingSide              // one goroutine at a time reads; it stays with the events
-	message  *messageReader           // the message being read, touched only by the goroutine that reads
+	partial  *message                 // of which a part has come; touched only by the goroutine that reads
+	streamed *messageReader           // the one that a Reader reads; the same
 	events   atomic.Pointer[listener] // nil until Handle
-
-	writeMu   sync.Mutex    // guards the order of messages, gorilla's writing side, and:
-	streaming chan struct{} // closed when the open Writer is; nil when there is none
 
 	state      atomic.Int32  // changed in close.go only
 	mu         sync.Mutex    // guards:
@@ -117,33 +112,16 @@ func (s *Socket) more() *extra {
 }
 
 // newSocket returns the Socket that speaks through c. What it writes stays in memory until c is opened.
-func newSocket(c *wire.Conn, cfg *config, r record, subprotocol string, server, deflate bool) *Socket {
+func newSocket(c *wire.Conn, cfg *config, r record, subprotocol string, server bool, deflate *compression) *Socket {
 	s := &Socket{wire: c, config: cfg, request: r, subprotocol: subprotocol, server: server, deflate: deflate}
-	c.Frame(cfg.limits(deflate), (*owner)(s))
+	c.Frame(cfg.limits(deflate != nil), (*owner)(s))
 	return s
-}
-
-// engine returns the gorilla Conn of this socket. It is made when something needs it: messages that come compressed, in
-// fragments or longer than a buffer, a Writer, a close frame. A socket that has none costs half.
-func (s *Socket) engine() *websocket.Conn {
-	if g := s.gorilla.Load(); g != nil {
-		return g
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	g := s.gorilla.Load()
-	if g == nil {
-		g = newEngine(s.wire, s.config, s.subprotocol)
-		s.gorilla.Store(g)
-	}
-	return g
 }
 
 // An owner is a Socket as the wire knows it.
 type owner Socket
 
 func (o *owner) Control(opcode byte, payload []byte) { (*Socket)(o).control(opcode, payload) }
-func (o *owner) Continues()                          { (*Socket)(o).continues() }
 func (o *owner) Wrote()                              { (*Socket)(o).announce() }
 func (o *owner) Failed(err error)                    { (*Socket)(o).abort(err) }
 func (o *owner) HungUp()                             { (*Socket)(o).hungUp() }

@@ -1,19 +1,16 @@
 package foyer
 
 import (
-	"bufio"
 	"context"
+	"crypto/sha1"
 	"encoding/base64"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/gorilla/websocket"
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/foyerws/foyer/internal/wire"
@@ -154,7 +151,7 @@ func answerHeader(outer, authorized http.Header) http.Header {
 	for name, values := range outer {
 		name = http.CanonicalHeaderKey(name)
 		if httpguts.ValidHeaderFieldName(name) && !handshakeHeaders[name] && !strings.HasPrefix(name, "Content-") {
-			header[name] = values // gorilla puts a space for what a value may not have
+			header[name] = values
 		}
 	}
 	for name, values := range authorized {
@@ -207,7 +204,7 @@ func (h *Handler) askHooks(r *http.Request) (http.Header, *HandshakeError) {
 	return header, nil
 }
 
-// upgrade answers r, with the 101 that gorilla's Upgrader writes or in the way that a has, and returns the socket.
+// upgrade answers r, with a 101 or in the way that a has, and returns the socket.
 func (h *Handler) upgrade(a arrival, r *http.Request) (*Socket, error) {
 	header := a.header
 	if name := h.serverName(); name != "" {
@@ -217,156 +214,53 @@ func (h *Handler) upgrade(a arrival, r *http.Request) (*Socket, error) {
 	if subprotocol != "" {
 		header["Sec-Websocket-Protocol"] = []string{subprotocol}
 	}
-	deflate := h.config.compression && offersDeflate(r.Header["Sec-Websocket-Extensions"])
-	key := r.Header["Sec-Websocket-Key"]
-	if a.begin != nil {
-		if deflate {
-			header["Sec-Websocket-Extensions"] = []string{acceptedDeflate}
-		}
-		a.begin(header)
-		key, header = anyKey, nil
+	deflate, extension := h.config.negotiate(r.Header["Sec-Websocket-Extensions"])
+	if deflate != nil {
+		header["Sec-Websocket-Extensions"] = []string{extension}
 	}
-	engine := &engineConn{Conn: a.wire, begun: a.begin == nil}
-	g, err := gorillaOn(engine, h.config.upgrader, key, deflate, header)
-	if err != nil {
+	if a.begin != nil {
+		a.begin(header)
+	} else if err := a.wire.Write(switching(r.Header["Sec-Websocket-Key"][0], header)); err != nil {
+		h.config.release(deflate)
 		return nil, err
 	}
-	engine.begun = true
-	s := newSocket(a.wire, h.config, a.kept, subprotocol, true, deflate)
-	if deflate {
-		g.SetCompressionLevel(h.config.level)
-		s.gorilla.Store(g)
-	}
-	return s, nil
+	return newSocket(a.wire, h.config, a.kept, subprotocol, true, deflate), nil
 }
 
-// acceptedDeflate is the form in which gorilla accepts permessage-deflate.
-const acceptedDeflate = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
-
-// offersDeflate reports whether the client offers permessage-deflate in a form that we can accept: with any of the
-// parameters of RFC 7692 section 7.1, once each and well-formed, but for server_max_window_bits, since compress/flate
-// always uses the largest window.
-func offersDeflate(values []string) bool {
-	for _, list := range values {
-		for offer := range strings.SplitSeq(list, ",") {
-			if acceptable(offer) {
-				return true
+// switching returns the answer that turns a connection into a WebSocket, RFC 6455 section 4.2.2.
+func switching(key string, header http.Header) []byte {
+	b := make([]byte, 0, 512)
+	b = append(b, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "...)
+	b = appendAccept(b, key)
+	b = append(b, "\r\n"...)
+	for name, values := range header {
+		for _, value := range values {
+			b = append(append(b, spelled(name)...), ": "...)
+			for i := range len(value) {
+				c := value[i]
+				if c < ' ' && c != '\t' || c == 0x7f {
+					c = ' ' // middleware may have set it
+				}
+				b = append(b, c)
 			}
+			b = append(b, "\r\n"...)
 		}
 	}
-	return false
+	return append(b, "\r\n"...)
 }
 
-func acceptable(offer string) bool {
-	params, ok := deflateParams(offer)
-	_, window := params["server_max_window_bits"]
-	return ok && !window
+// spelled returns the name of a header as RFC 6455 spells it, which net/http does not.
+func spelled(name string) string {
+	if rest, ok := strings.CutPrefix(name, "Sec-Websocket-"); ok {
+		return "Sec-WebSocket-" + rest
+	}
+	return name
 }
 
-// deflateParams parses the offer or the acceptance of permessage-deflate, and reports false where it is of something
-// else, or malformed.
-func deflateParams(s string) (params map[string]string, ok bool) {
-	name, rest, more := strings.Cut(s, ";")
-	if strings.Trim(name, " \t") != "permessage-deflate" {
-		return nil, false
-	}
-	params, ok = make(map[string]string), true
-	for more {
-		var param string
-		param, rest, more = strings.Cut(rest, ";")
-		key, value, hasValue := strings.Cut(param, "=")
-		key, value = strings.Trim(key, " \t"), strings.Trim(value, " \t")
-		if _, twice := params[key]; twice {
-			return nil, false
-		}
-		params[key] = value
-		switch key {
-		case "server_no_context_takeover", "client_no_context_takeover":
-			ok = !hasValue
-		case "server_max_window_bits":
-			ok = validWindow(value)
-		case "client_max_window_bits":
-			ok = !hasValue || validWindow(value)
-		default:
-			ok = false
-		}
-		if !ok {
-			return nil, false
-		}
-	}
-	return params, true
-}
-
-// validWindow reports whether s is a window size, which may be quoted: 8 to 15.
-func validWindow(s string) bool {
-	if len(s) > 2 && s[0] == '"' && s[len(s)-1] == '"' {
-		s = s[1 : len(s)-1]
-	}
-	switch s {
-	case "8", "9", "10", "11", "12", "13", "14", "15":
-		return true
-	}
-	return false
-}
-
-// readBufferSize is that of the one buffer a quiet socket keeps: gorilla looks at a frame header through it. Longer
-// reads pass it by.
-const readBufferSize = 128
-
-// gorillaOn has gorilla's Upgrader write the 101 to conn and returns its Conn on it.
-func gorillaOn(conn net.Conn, u *websocket.Upgrader, key []string, deflate bool, header http.Header) (*websocket.Conn, error) {
-	w := handovers.Get().(*handover)
-	defer handovers.Put(w)
-	w.conn = conn
-	w.request.Header["Sec-Websocket-Key"] = key
-	if deflate {
-		w.request.Header["Sec-Websocket-Extensions"] = []string{"permessage-deflate"}
-	}
-	g, err := u.Upgrade(w, w.request, header)
-	w.conn = nil
-	w.rw.Reader.Reset(nil)
-	w.rw.Writer.Reset(nil)
-	delete(w.request.Header, "Sec-Websocket-Extensions")
-	return g, err
-}
-
-// A handover is the http.ResponseWriter that gorilla's Upgrader takes the connection from. With it comes a request that
-// gorilla understands as we have understood the client's: its own reading of lists and offers differs.
-type handover struct {
-	conn    net.Conn
-	rw      *bufio.ReadWriter
-	request *http.Request
-}
-
-var handovers = sync.Pool{New: func() any {
-	return &handover{
-		rw: bufio.NewReadWriter(bufio.NewReaderSize(nil, 16), bufio.NewWriterSize(nil, 1<<10)),
-		request: &http.Request{Method: http.MethodGet, Header: http.Header{
-			"Connection":            {"Upgrade"},
-			"Upgrade":               {"websocket"},
-			"Sec-Websocket-Version": {"13"},
-		}},
-	}
-}}
-
-func (hw *handover) Header() http.Header         { return http.Header{} }
-func (hw *handover) Write(p []byte) (int, error) { return len(p), nil }
-func (hw *handover) WriteHeader(int)             {}
-
-func (hw *handover) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	hw.rw.Reader.Reset(hw.conn)
-	return hw.conn, hw.rw, nil
-}
-
-// newUpgrader returns a gorilla Upgrader. All that it would check was checked before.
-func newUpgrader(cfg *config) *websocket.Upgrader {
-	return &websocket.Upgrader{
-		ReadBufferSize:    readBufferSize,
-		WriteBufferSize:   cfg.writeBufferSize(),
-		WriteBufferPool:   &cfg.writeBuffers,
-		CheckOrigin:       func(*http.Request) bool { return true },
-		EnableCompression: true, // where gorillaOn offers it
-	}
+// appendAccept appends the value of Sec-WebSocket-Accept, RFC 6455 section 4.2.2 item 5.
+func appendAccept(b []byte, key string) []byte {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.AppendEncode(b, sum[:])
 }
 
 // readRequest reads the head of a request from c. What follows it stays in c.

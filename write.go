@@ -4,8 +4,7 @@ import (
 	"context"
 	"io"
 
-	"github.com/gorilla/websocket"
-
+	"github.com/foyerws/foyer/internal/frame"
 	"github.com/foyerws/foyer/internal/wire"
 )
 
@@ -52,32 +51,6 @@ func (s *Socket) Flush(ctx context.Context) error {
 // BytesToWrite returns how many bytes, frame headers included, wait for the kernel to take them.
 func (s *Socket) BytesToWrite() int { return s.wire.BytesToWrite() }
 
-// Writer returns a writer for one message. What is written to it may leave at any time, in frames of the writer's
-// choosing; Close ends the message and must be called. Other messages wait until then; control frames pass in between.
-// ctx counts for the writer as well: when it ends before the message does, the connection is broken.
-func (s *Socket) Writer(ctx context.Context, t MessageType) (io.WriteCloser, error) {
-	ctx = s.plainContext(ctx)
-	if err := s.lockWrite(ctx, t, 0, true); err != nil {
-		return nil, err
-	}
-	defer s.writeMu.Unlock()
-	w, err := s.nextWriter(t, s.deflate)
-	if err != nil {
-		return nil, s.writeError(err)
-	}
-	s.streaming, s.streamer = make(chan struct{}), byWriter
-	return &messageWriter{socket: s, ctx: ctx, to: w}, nil
-}
-
-// A sender is what sends a message of several pieces.
-type sender uint8
-
-const (
-	byEncoding sender = iota // a write that is busy with it, and waits for nobody
-	byWrite                  // a Write that waits for the peer
-	byWriter                 // the program's Writer
-)
-
 // A patience says what to wait for with a message.
 type patience int
 
@@ -89,217 +62,246 @@ const (
 
 // send sends p as one message.
 func (s *Socket) send(ctx context.Context, t MessageType, p []byte, how patience) error {
+	if t != Text && t != Binary {
+		return errBadMessageType
+	}
 	ctx = s.plainContext(ctx)
-	if err := s.lockWrite(ctx, t, len(p), how != post); err != nil {
-		return err
-	}
-	if s.compresses(len(p)) || s.config.frameSize > 0 && len(p) > s.config.frameSize {
-		return s.sendPieces(ctx, t, p, how)
-	}
-
 	long := how == stream && len(p) >= wire.LendSize
-	lend := long && s.server // a client's is copied, because it is masked
-	if lend {
-		s.wire.Lend(p)
+	f := wire.Frame{
+		First:   frame.Final | byte(t),
+		Payload: p,
+		Lent:    long && s.server, // a client's is copied, because it is masked
+		Leave:   wire.Inline,
+		Room:    s.room(how != post),
 	}
-	err := encode(s.wire, t, p)
-	mark := uint64(0)
-	if long {
-		mark = s.wire.EndLend()
+	if how == post {
+		f.Leave = wire.Now
 	}
-	s.writeMu.Unlock()
-	if lend {
-		s.wire.Release()
-	} else if how == post {
-		s.wire.Kick()
+	var mark uint64
+	var err error
+	if s.compresses(len(p)) || s.splits(len(p)) {
+		mark, err = s.sendPrepared(ctx, &f)
 	} else {
-		s.wire.KickInline()
-	}
-	if err == nil && long {
-		if err = s.wire.WaitWritten(ctx, mark); err != nil {
-			s.wire.Break()
-			s.abort(err)
-		}
+		mark, err = s.sendFrame(ctx, &f)
 	}
 	if err != nil {
-		return s.writeError(err)
+		return err
+	}
+	if long {
+		if err := s.wire.WaitWritten(ctx, mark); err != nil {
+			s.wire.Break()
+			s.abort(err)
+			return s.closedError()
+		}
 	}
 	s.messagesOut.Add(1)
 	return nil
 }
 
-// compresses reports whether a message of n bytes is to be compressed.
-func (s *Socket) compresses(n int) bool { return s.deflate && n >= s.config.threshold }
-
-// nextWriter begins a message with gorilla. The caller has locked writeMu.
-func (s *Socket) nextWriter(t MessageType, compress bool) (io.WriteCloser, error) {
-	g := s.engine()
-	g.EnableWriteCompression(compress)
-	return g.NextWriter(int(t))
+// room returns what may wait to be written when a message is sent, by somebody who can wait for it or not.
+func (s *Socket) room(canWait bool) wire.Room {
+	return wire.Room{Max: s.config.maxWrite, Alone: canWait}
 }
 
-// sendPieces sends p through gorilla's buffer, which masks, compresses or splits it. The caller has locked writeMu.
-func (s *Socket) sendPieces(ctx context.Context, t MessageType, p []byte, how patience) error {
-	to, err := s.nextWriter(t, s.compresses(len(p)))
-	if err != nil {
-		s.writeMu.Unlock()
-		return s.writeError(err)
-	}
-	held := how != stream || len(p) <= pieceSize
-	s.streaming, s.streamer = make(chan struct{}), byWrite
-	if held {
-		s.streamer = byEncoding
-	}
-	s.writeMu.Unlock()
+// compresses reports whether a message of n bytes is to be compressed.
+func (s *Socket) compresses(n int) bool { return s.deflate != nil && n >= s.config.threshold }
 
-	w := messageWriter{socket: s, ctx: ctx, to: to, held: held}
-	if w.held {
-		s.wire.Hold()
+// splits reports whether n bytes are sent in more than one frame.
+func (s *Socket) splits(n int) bool { return s.config.frameSize > 0 && n > s.config.frameSize }
+
+// sendFrame sends f when there is room for it and no other message is under way.
+func (s *Socket) sendFrame(ctx context.Context, f *wire.Frame) (mark uint64, err error) {
+	for err = ctx.Err(); err == nil; err = s.await(ctx, err, len(f.Payload), f.Room) {
+		if mark, err = s.wire.Send(f); err == nil {
+			return mark, nil
+		}
 	}
-	_, err = w.Write(p)
-	if closeErr := w.Close(); err == nil {
-		err = closeErr
-	}
-	if w.held {
-		s.wire.Release()
+	return 0, err
+}
+
+// claim takes the right to send a message of n bytes in several steps.
+func (s *Socket) claim(ctx context.Context, why wire.Claim, n int, room wire.Room) (err error) {
+	for err = ctx.Err(); err == nil; err = s.await(ctx, err, n, room) {
+		if err = s.wire.Claim(why, n, room); err == nil {
+			return nil
+		}
 	}
 	return err
 }
 
-// lockWrite locks gorilla's writing side for a message of n bytes, when there is room for it.
-func (s *Socket) lockWrite(ctx context.Context, t MessageType, n int, wait bool) error {
-	if t != Text && t != Binary {
-		return errBadMessageType
+// await waits until what has kept a message of n bytes from being taken in may be over, or returns what its sender is told. Whoever
+// can wait may send a message that is longer than the write buffer.
+func (s *Socket) await(ctx context.Context, err error, n int, room wire.Room) error {
+	switch err {
+	default:
+		return s.writeError(err)
+	case wire.ErrNoRoom, wire.ErrClaimed:
 	}
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		s.writeMu.Lock()
-		if s.State() != StateOpen {
-			s.writeMu.Unlock()
-			return s.closedError()
-		}
-		streaming, streamer := s.streaming, s.streamer
-		if streaming == nil && s.room(n, wait) {
-			return nil
-		}
-		s.writeMu.Unlock()
-
-		switch {
-		case !wait && s.config.maxWrite > 0 && n > s.config.maxWrite:
-			return ErrMessageTooBig
-		case !wait && streaming != nil && streamer == byEncoding:
-			<-streaming
-		case !wait && streaming != nil && streamer == byWriter:
-			return ErrWriterOpen
-		case !wait:
-			return ErrWriteBufferFull
-		case streaming != nil:
-			select {
-			case <-streaming:
-			case <-s.Done():
-			case <-ctx.Done():
-			}
-		default:
-			if err := s.waitRoom(ctx, n); err != nil && ctx.Err() == nil {
-				return s.writeError(err)
-			}
-		}
+	canWait := room.Alone
+	switch {
+	case !canWait && room.Max > 0 && n > room.Max:
+		return ErrMessageTooBig
+	case !canWait && err == wire.ErrNoRoom:
+		return ErrWriteBufferFull
+	case !canWait && s.wire.Claimed() == wire.Streaming:
+		return ErrWriterOpen
+	case !canWait:
+		err = s.wire.WaitClaim(background) // which is ended by somebody who waits for nobody
+	case err == wire.ErrNoRoom:
+		err = s.wire.WaitRoom(ctx, max(room.Max-n, 0))
+	default:
+		err = s.wire.WaitClaim(ctx)
 	}
-}
-
-// room reports whether n bytes fit into the write buffer. Who can wait may begin a message that is longer than the
-// buffer when nothing else is there.
-func (s *Socket) room(n int, wait bool) bool {
-	waiting := s.wire.BytesToWrite()
-	return s.config.maxWrite == 0 || waiting+n <= s.config.maxWrite || wait && waiting == 0
-}
-
-func (s *Socket) waitRoom(ctx context.Context, n int) error {
-	if s.config.maxWrite == 0 {
+	switch {
+	case err == nil:
 		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
 	}
-	return s.wire.WaitRoom(ctx, max(s.config.maxWrite-n, 0))
+	return s.writeError(err)
 }
 
-// pieceSize is how much of a long message goes through gorilla's buffer before we look for room again.
-const pieceSize = 16 << 10
+// sendPrepared sends f compressed, or in several frames, or both.
+func (s *Socket) sendPrepared(ctx context.Context, f *wire.Frame) (mark uint64, err error) {
+	if err := s.claim(ctx, wire.Preparing, len(f.Payload), f.Room); err != nil {
+		return 0, err
+	}
+	defer s.wire.Unclaim(f.Leave)
+	if s.compresses(len(f.Payload)) {
+		z := s.deflate.out.Begin()
+		defer z.Release()
+		z.Write(f.Payload)
+		z.End()
+		f.First, f.Payload, f.Lent = f.First|frame.RSV1, z.Out, false
+	}
+	piece := wire.Frame{First: f.First &^ frame.Final, Lent: f.Lent, Claimed: true, Leave: wire.Later}
+	for rest := f.Payload; ; piece.First = 0 {
+		piece.Payload = rest
+		if s.splits(len(rest)) {
+			piece.Payload = rest[:s.config.frameSize]
+		}
+		if rest = rest[len(piece.Payload):]; len(rest) == 0 {
+			piece.First |= frame.Final
+		}
+		if mark, err = s.wire.Send(&piece); err != nil {
+			return 0, s.writeError(err)
+		}
+		if len(rest) == 0 {
+			return mark, nil
+		}
+	}
+}
 
-// A messageWriter writes one message. It has gorilla's writing side from its making until Close.
+// Writer returns a writer for one message. What is written to it may leave at any time, in frames of the writer's
+// choosing; Close ends the message and must be called. Other messages wait until then; control frames pass in between.
+// ctx counts for the writer as well: when it ends before the message does, the connection is broken.
+func (s *Socket) Writer(ctx context.Context, t MessageType) (io.WriteCloser, error) {
+	if t != Text && t != Binary {
+		return nil, errBadMessageType
+	}
+	ctx = s.plainContext(ctx)
+	if err := s.claim(ctx, wire.Streaming, 0, s.room(true)); err != nil {
+		return nil, err
+	}
+	w := &messageWriter{socket: s, ctx: ctx, first: byte(t)}
+	if s.deflate != nil {
+		w.deflation = s.deflate.out.Begin()
+		w.first |= frame.RSV1
+	}
+	return w, nil
+}
+
+// writerSize is how much of what is written to a Writer is collected to leave in one frame, pieceSize the longest frame of a Writer.
+const (
+	writerSize = 4 << 10
+	pieceSize  = 16 << 10
+)
+
+// A messageWriter writes one message. It has the claim from its making until Close.
 type messageWriter struct {
-	socket *Socket
-	ctx    context.Context
-	to     io.WriteCloser // gorilla's
-	held   bool           // the wire is held for the whole of the message, which was found to fit
-	closed bool
+	socket    *Socket
+	ctx       context.Context
+	first     byte             // of the next frame
+	waiting   []byte           // what was written and is in no frame yet
+	deflation *frame.Deflation // nil if the message is not compressed
+	closed    bool
 }
 
 func (w *messageWriter) Write(p []byte) (n int, err error) {
 	if w.closed {
 		return 0, io.ErrClosedPipe
 	}
-	piece := pieceSize
-	if size := w.socket.config.frameSize; size > 0 {
-		piece = min(piece, size) // gorilla would send a longer piece as a frame of its own
+	if err := w.ctx.Err(); err != nil {
+		return 0, w.failed(err)
+	}
+	if w.socket.State() != StateOpen {
+		return 0, w.socket.closedError()
+	}
+	if w.deflation != nil {
+		return w.compress(p)
 	}
 	for n < len(p) {
-		next := p[n:min(n+piece, len(p))]
-		if err := w.write(next); err != nil {
+		rest := p[n:]
+		size := min(w.limit(writerSize)-len(w.waiting), len(rest))
+		if len(w.waiting) == 0 && len(rest) >= w.limit(writerSize) {
+			size = min(w.limit(pieceSize), len(rest))
+			err = w.send(rest[:size], 0)
+		} else if w.waiting = append(w.waiting, rest[:size]...); len(w.waiting) == w.limit(writerSize) {
+			err = w.send(w.waiting, 0)
+			w.waiting = w.waiting[:0]
+		}
+		if err != nil {
 			return n, err
 		}
-		n += len(next)
+		n += size
 	}
 	return n, nil
 }
 
-func (w *messageWriter) write(p []byte) error {
-	s := w.socket
-	if !w.held {
-		if err := w.ctx.Err(); err != nil {
-			return w.failed(err)
+// limit returns size, or the longest frame that may be sent where that is less.
+func (w *messageWriter) limit(size int) int {
+	if most := w.socket.config.frameSize; most > 0 {
+		return min(size, most)
+	}
+	return size
+}
+
+// compress is Write for a message that is compressed. The time that it takes is bounded by pieces.
+func (w *messageWriter) compress(p []byte) (n int, err error) {
+	z := w.deflation
+	for n < len(p) {
+		piece := p[n:min(n+pieceSize, len(p))]
+		z.Write(piece)
+		if err := w.sendOut(); err != nil {
+			return n, err
 		}
-		if err := s.waitRoom(w.ctx, len(p)); err != nil {
-			return w.failed(err)
+		n += len(piece)
+	}
+	return n, nil
+}
+
+// sendOut sends what has come out of the compressor, but for less than a frame.
+func (w *messageWriter) sendOut() error {
+	z, size := w.deflation, w.limit(writerSize)
+	sent := 0
+	for len(z.Out)-sent > size {
+		if err := w.send(z.Out[sent:sent+size], 0); err != nil {
+			return err
 		}
+		sent += size
 	}
-	if s.State() != StateOpen {
-		return s.closedError()
-	}
-	s.wire.Hold()
-	_, err := w.to.Write(p)
-	s.wire.Release()
-	if err != nil {
-		return w.failed(err)
-	}
+	z.Out = z.Out[:copy(z.Out, z.Out[sent:])]
 	return nil
 }
 
-// Close ends the message.
-func (w *messageWriter) Close() error {
-	if w.closed {
-		return io.ErrClosedPipe
-	}
-	w.closed = true
+// send sends p as the next frame, which may be the last.
+func (w *messageWriter) send(p []byte, final byte) error {
 	s := w.socket
-	var err error
-	if !w.held {
-		err = w.ctx.Err()
-	}
-	if err == nil {
-		s.wire.Hold()
-		err = w.to.Close()
-		s.wire.Release()
-	}
-
-	s.writeMu.Lock()
-	close(s.streaming)
-	s.streaming = nil
-	s.writeMu.Unlock()
-	if err != nil {
+	f := wire.Frame{First: w.first | final, Payload: p, Claimed: true, Leave: wire.Inline, Room: s.room(true)}
+	if _, err := s.sendFrame(w.ctx, &f); err != nil {
 		return w.failed(err)
 	}
-	s.messagesOut.Add(1)
+	w.first = 0
 	return nil
 }
 
@@ -311,12 +313,35 @@ func (w *messageWriter) failed(err error) error {
 	return w.socket.writeError(err)
 }
 
+// Close ends the message.
+func (w *messageWriter) Close() (err error) {
+	if w.closed {
+		return io.ErrClosedPipe
+	}
+	w.closed = true
+	defer w.socket.wire.Unclaim(wire.Now)
+	last := w.waiting
+	if z := w.deflation; z != nil {
+		defer z.Release()
+		z.End()
+		if err := w.sendOut(); err != nil {
+			return err
+		}
+		last = z.Out
+	}
+	if err := w.send(last, frame.Final); err != nil {
+		return err
+	}
+	w.socket.messagesOut.Add(1)
+	return nil
+}
+
 // writeError returns the error of a write: how the socket ended, if it did.
 func (s *Socket) writeError(err error) error {
 	if broken := s.wire.Failed(); broken != nil && err == broken {
 		s.abort(err) // which the goroutine that found out is about to do
 	}
-	if err == websocket.ErrCloseSent || s.State() != StateOpen {
+	if err == wire.ErrCloseSent || s.State() != StateOpen {
 		return s.closedError()
 	}
 	return err
@@ -330,17 +355,8 @@ func (s *Socket) closedError() error {
 	return ErrClosed
 }
 
-// writeControl sends a control frame. It passes between the frames of a message and does not wait.
-func (s *Socket) writeControl(opcode int, payload []byte) error {
-	s.wire.Hold()
-	defer s.wire.Release()
-	s.writeMu.Lock() // a frame may go to the wire in two pieces
-	defer s.writeMu.Unlock()
-	if s.State() != StateOpen {
-		return websocket.ErrCloseSent
-	}
-	if s.streaming == nil {
-		return encodeControl(s.wire, opcode, payload)
-	}
-	return s.engine().WriteControl(opcode, payload, noDeadline) // gorilla keeps the pieces of its own frames together
+// sendControl sends a control frame. It passes between the frames of a message and does not wait.
+func (s *Socket) sendControl(opcode byte, payload []byte, room wire.Room) error {
+	_, err := s.wire.Send(&wire.Frame{First: frame.Final | opcode, Payload: payload, Leave: wire.Now, Room: room})
+	return err
 }

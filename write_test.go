@@ -2,7 +2,6 @@ package foyer
 
 import (
 	"bytes"
-	"compress/flate"
 	"context"
 	"errors"
 	"fmt"
@@ -53,7 +52,7 @@ func readFrames(t *testing.T, r io.Reader) (frames []string, message string) {
 
 func TestWriteSizes(t *testing.T) {
 	for _, compression := range []bool{false, true} {
-		h := closeHandler(t, &Handler{Compression: compression})
+		h := closeHandler(t, &Handler{Compression: compressing(compression)})
 		d := websocket.Dialer{EnableCompression: true}
 		c, _, err := d.Dial("ws://"+serveRaw(t, h), nil)
 		if err != nil {
@@ -321,7 +320,7 @@ func TestControlFramesPassBetweenFragments(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Write(make([]byte, 20000))
-	conn.Write(frame(0x89, "hi"))
+	conn.Write(maskedFrame(0x89, "hi"))
 	var frames []string
 	for range 2 { // two pieces are long enough to leave before the end
 		b := make([]byte, 4)
@@ -341,7 +340,7 @@ func TestControlFramesPassBetweenFragments(t *testing.T) {
 }
 
 func TestBroadcast(t *testing.T) {
-	h := closeHandler(t, &Handler{MaxPending: -1, MaxWriteBuffer: 20000, Compression: true})
+	h := closeHandler(t, &Handler{MaxPending: -1, MaxWriteBuffer: 20000, Compression: CompressionContextTakeover})
 	addr := serveRaw(t, h)
 	var clients []*websocket.Conn
 	var sockets []*Socket
@@ -594,7 +593,7 @@ func TestCompressionThreshold(t *testing.T) {
 		{name: "fastest", level: 1, size: 20000, compressed: true, atLeast: 1500},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			h := closeHandler(t, &Handler{Compression: true, OutgoingFrameSize: test.frame, CompressionThreshold: test.threshold, CompressionLevel: test.level})
+			h := closeHandler(t, &Handler{Compression: CompressionContextTakeover, OutgoingFrameSize: test.frame, CompressionThreshold: test.threshold, CompressionLevel: test.level})
 			conn := dialTCP(t, serveRaw(t, h))
 			_, br := ask(t, conn, handshakeRequest("Sec-WebSocket-Extensions: permessage-deflate"))
 			s := accept(t, h)
@@ -636,44 +635,4 @@ func TestCompressionThreshold(t *testing.T) {
 		}
 	}()
 	(&Handler{CompressionLevel: 10}).NextPending()
-}
-
-// chat is messages as a chat program sends them.
-func chat() (messages []string) {
-	words := strings.Fields("hello there how are you today I am fine thanks did you see the game last night yes what a goal lol see you later bye")
-	for i := range 500 {
-		var text []string
-		for k := range 3 + i*7%9 {
-			text = append(text, words[(i*5+k*3)%len(words)])
-		}
-		messages = append(messages, fmt.Sprintf(`{"type":"message","room":"general","id":%d,"user":{"id":%d,"name":"user%d"},"time":"2026-11-21T18:%02d:%02dZ","text":%q}`,
-			100000+i, 1000+i%20, i%20, i/60%60, i%60, strings.Join(text, " ")))
-	}
-	return messages
-}
-
-// TestWhatContextTakeoverWouldSave measures what docs/architecture.md says of compression: no message may refer to what came
-// before it.
-func TestWhatContextTakeoverWouldSave(t *testing.T) {
-	plain, alone := 0, 0
-	var together bytes.Buffer
-	for _, level := range []int{1, 9} {
-		plain, alone = 0, 0
-		together.Reset()
-		shared, _ := flate.NewWriter(&together, level)
-		for _, m := range chat() {
-			var b bytes.Buffer
-			w, _ := flate.NewWriter(&b, level)
-			io.WriteString(w, m)
-			w.Flush()
-			plain += len(m)
-			alone += b.Len() - 4
-			io.WriteString(shared, m)
-			shared.Flush()
-		}
-		t.Logf("level %d: %d bytes a message; %d compressed alone, %d with context takeover", level, plain/500, alone/500, together.Len()/500-4)
-	}
-	if alone >= plain || together.Len() >= alone {
-		t.Error(plain, alone, together.Len())
-	}
 }

@@ -10,7 +10,13 @@ import (
 )
 
 // newFoyer has the limits that a program gets which sets none.
-func newFoyer(o options) *foyer.Handler { return &foyer.Handler{Compression: o.deflate} }
+func newFoyer(o options) *foyer.Handler {
+	h := new(foyer.Handler)
+	if o.deflate {
+		h.Compression = foyer.CompressionNoContextTakeover // as the others
+	}
+	return h
+}
 
 func serveFoyer(o options) error {
 	h := newFoyer(o)

@@ -32,8 +32,11 @@ func program(t *testing.T, name string) string {
 	return path
 }
 
+// compressionModes are all modes of compression.
+var compressionModes = []foyer.CompressionMode{foyer.CompressionDisabled, foyer.CompressionNoContextTakeover, foyer.CompressionContextTakeover}
+
 // servers serves an echo through net/http and through a Server, and returns the URLs.
-func servers(t *testing.T, compression bool) map[string]string {
+func servers(t *testing.T, compression foyer.CompressionMode) map[string]string {
 	t.Helper()
 	h := &foyer.Handler{Compression: compression, Origins: foyer.AnyOrigin(), Subprotocols: []string{"chat.v1"}}
 	go h.ForEach(context.Background(), echoes)
@@ -59,7 +62,7 @@ func echoes(ctx context.Context, s *foyer.Socket) {
 var payloads = []string{"", "hello", strings.Repeat("é", 5000), strings.Repeat("0123456789", 100000)}
 
 func TestGorilla(t *testing.T) {
-	for _, compression := range []bool{false, true} {
+	for _, compression := range compressionModes {
 		for name, url := range servers(t, compression) {
 			t.Run(name, func(t *testing.T) {
 				d := gorilla.Dialer{EnableCompression: true}
@@ -87,7 +90,7 @@ func TestGorilla(t *testing.T) {
 
 func TestCoder(t *testing.T) {
 	for _, mode := range []coder.CompressionMode{coder.CompressionDisabled, coder.CompressionNoContextTakeover, coder.CompressionContextTakeover} {
-		for name, url := range servers(t, true) {
+		for name, url := range servers(t, foyer.CompressionContextTakeover) {
 			t.Run(name, func(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 				defer cancel()
@@ -121,7 +124,7 @@ func TestCoder(t *testing.T) {
 
 func TestCurl(t *testing.T) {
 	curl := program(t, "curl")
-	for name, url := range servers(t, false) {
+	for name, url := range servers(t, foyer.CompressionDisabled) {
 		t.Run(name, func(t *testing.T) {
 			ask := func(header ...string) string {
 				args := []string{"-si", "--http1.1", "--max-time", "1", strings.Replace(url, "ws", "http", 1) + "/"}

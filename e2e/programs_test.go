@@ -40,7 +40,7 @@ var peers = map[string]func(t *testing.T) []string{
 
 func TestOtherClients(t *testing.T) {
 	for name, command := range peers {
-		for server, url := range servers(t, true) {
+		for server, url := range servers(t, foyer.CompressionContextTakeover) {
 			t.Run(name+", "+server, func(t *testing.T) {
 				args := append(command(t), "client", url+"/")
 				out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
@@ -59,13 +59,13 @@ func TestOtherClients(t *testing.T) {
 
 func TestOtherServers(t *testing.T) {
 	for name, command := range peers {
-		for _, compression := range []bool{false, true} {
+		for _, compression := range compressionModes {
 			t.Run(name, func(t *testing.T) {
 				args := append(command(t), "server")
 				peer := talk(t, args[0], args[1:]...)
 				port := strings.TrimPrefix(peer.expect(`port \d+`), "port ")
 				s := foyertest.Dial(t, "ws://127.0.0.1:"+port, &foyer.DialOptions{Subprotocols: []string{"chat.v1"}, Compression: compression, MaxMessageSize: 4 << 20, OutgoingFrameSize: 1 << 19})
-				if deflate := s.Request().Header.Get("Sec-Websocket-Extensions") != ""; deflate != compression || s.Subprotocol() != "chat.v1" {
+				if deflate := s.Request().Header.Get("Sec-Websocket-Extensions") != ""; deflate != (compression != foyer.CompressionDisabled) || s.Subprotocol() != "chat.v1" {
 					t.Error(deflate, s.Subprotocol())
 				}
 				for _, n := range []int{0, 1, 125, 126, 65535, 65536, 1 << 20} {

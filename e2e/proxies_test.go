@@ -177,7 +177,7 @@ const proxyTimeout, pingInterval, silence = "1s", 300 * time.Millisecond, 2 * ti
 
 func TestNginx(t *testing.T) {
 	nginx := sbin(t, "nginx")
-	h := &foyer.Handler{PingInterval: pingInterval, Compression: true}
+	h := &foyer.Handler{PingInterval: pingInterval, Compression: foyer.CompressionContextTakeover}
 	web, _ := behind(t, h)
 	certificate, key := selfSigned(t)
 	port, dir := freePort(t), t.TempDir()
@@ -190,7 +190,7 @@ fastcgi_temp_path %[1]s/fastcgi; uwsgi_temp_path %[1]s/uwsgi; scgi_temp_path %[1
 %[2]s}
 `, dir, documented(t, "nginx", 0, "listen 443", "listen 127.0.0.1:"+port, "/etc/ssl/site.pem", certificate, "/etc/ssl/site.key", key, "127.0.0.1:8080", "127.0.0.1:"+web, "60s", proxyTimeout))
 	run(t, port, config, func(file string) *exec.Cmd { return exec.Command(nginx, "-p", dir, "-c", file) })
-	o := &foyer.DialOptions{TLSConfig: insecure, Compression: true, Header: http.Header{"X-Forwarded-For": {"10.6.6.6"}}}
+	o := &foyer.DialOptions{TLSConfig: insecure, Compression: foyer.CompressionContextTakeover, Header: http.Header{"X-Forwarded-For": {"10.6.6.6"}}}
 	if who := converseThrough(t, "wss://127.0.0.1:"+port+"/chat", o, silence); !strings.HasSuffix(who, " for 127.0.0.1 by https over HTTP/1.1") {
 		t.Error(who)
 	}

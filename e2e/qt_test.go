@@ -253,7 +253,7 @@ func TestQtServer(t *testing.T) {
 			qt := qtPeer(t, args...)
 			port := strings.TrimPrefix(qt.expect(`port \d+`), "port ")
 			url := scheme + "://127.0.0.1:" + port + "/chat"
-			o := &foyer.DialOptions{Origin: "https://example.com", Subprotocols: []string{"chat.v1"}, TLSConfig: &tls.Config{InsecureSkipVerify: true}, MaxMessageSize: 4 << 20, Compression: true}
+			o := &foyer.DialOptions{Origin: "https://example.com", Subprotocols: []string{"chat.v1"}, TLSConfig: &tls.Config{InsecureSkipVerify: true}, MaxMessageSize: 4 << 20, Compression: foyer.CompressionContextTakeover}
 			s := foyertest.Dial(t, url, o)
 			qt.expect("connected chat.v1 /chat https://example.com")
 			if s.Subprotocol() != "chat.v1" {

@@ -40,7 +40,7 @@ func TestServer(t *testing.T) {
 	go h.ForEach(context.Background(), echo)
 	srv := foyertest.NewServer(t, h)
 	say(t, srv.Dial(t, "/", nil))
-	say(t, srv.DialSecure(t, "", &foyer.DialOptions{Compression: true}))
+	say(t, srv.DialSecure(t, "", &foyer.DialOptions{Compression: foyer.CompressionContextTakeover}))
 }
 
 func TestServerOfARouter(t *testing.T) {
@@ -98,7 +98,7 @@ func TestDialTellsWhatTheServerSaid(t *testing.T) {
 }
 
 func TestPair(t *testing.T) {
-	for _, compression := range []bool{false, true} {
+	for _, compression := range []foyer.CompressionMode{foyer.CompressionDisabled, foyer.CompressionContextTakeover} {
 		h := &foyer.Handler{Compression: compression, Subprotocols: []string{"a"}}
 		client, server := foyertest.PairWith(t, h, "ws://user:secret@example.com/chat", &foyer.DialOptions{Compression: compression, Subprotocols: []string{"a"}})
 		go echo(t.Context(), server)

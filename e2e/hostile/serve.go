@@ -55,7 +55,10 @@ func serve(args []string) error {
 	}
 
 	slog.SetDefault(slog.New(slog.NewTextHandler(io.Discard, nil))) // lines are made, as by default, and not shown
-	h := &foyer.Handler{MaxWriteBuffer: *maxWrite, Compression: *compression}
+	h := &foyer.Handler{MaxWriteBuffer: *maxWrite}
+	if *compression {
+		h.Compression = foyer.CompressionContextTakeover
+	}
 	news := &room{sockets: make(map[*foyer.Socket]struct{})}
 	go news.tell()
 	go func() {

@@ -57,7 +57,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	flags.StringVar(&o.Origin, "origin", "", "the Origin header")
 	subprotocols := flags.String("subprotocol", "", "subprotocols to offer, separated by commas")
 	flags.BoolVar(&o.TLSConfig.InsecureSkipVerify, "insecure", false, "take any certificate")
-	flags.BoolVar(&o.Compression, "compression", false, "offer permessage-deflate")
+	compression := flags.Bool("compression", false, "offer permessage-deflate")
 	frames := flags.Bool("frames", false, "show frames, not only messages")
 	ping := flags.Duration("ping", 0, "send a ping this often")
 	if err := flags.Parse(args); err != nil {
@@ -65,6 +65,9 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	}
 	if flags.NArg() != 1 {
 		return errors.New("usage: client [flags] ws://host/path")
+	}
+	if *compression {
+		o.Compression = foyer.CompressionContextTakeover
 	}
 	if *subprotocols != "" {
 		o.Subprotocols = strings.Split(*subprotocols, ",")

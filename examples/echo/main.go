@@ -70,8 +70,10 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 		ServerName:     "foyer-echo",
 		MaxPending:     *maxPending,
 		MaxMessageSize: *maxMessage,
-		Compression:    *compression,
 		Logger:         log,
+	}
+	if *compression {
+		h.Compression = foyer.CompressionContextTakeover
 	}
 	switch *origins {
 	case "":

@@ -10,7 +10,6 @@ const bufferSize = 16<<10 - 128
 type buffer struct {
 	data  []byte // store, or memory that came with the connection
 	r, w  int    // what is in it is data[r:w]
-	frame frame  // on the way in: the header at data[r:], once it was parsed
 	store [bufferSize]byte
 }
 

@@ -1,9 +1,8 @@
-// Package wire is the path between gorilla's Conn and the network.
+// Package wire is one connection that carries frames.
 //
-// A [Conn] is the only net.Conn that gorilla sees. Reading, it hands out well-formed data frames, one at a time, and
-// deals with control frames itself, so that gorilla never waits for anything between two messages and waiting there
-// can be cancelled. Writing, it takes bytes into memory and brings them to the network from there, so that gorilla
-// never waits at all and no lock is held during I/O.
+// Reading, a [Conn] hands out data frames, one at a time, and deals with control frames itself; a wait between two messages
+// can be cancelled. Writing, it takes frames into memory and brings them to the network from there, so that no lock is held
+// during I/O and nobody waits who must not.
 //
 // On Linux a Conn takes the descriptor of a TCP or Unix socket from the net package and waits for it in epoll sets of
 // its own, see [loop]. Any other net.Conn is used as it is.
@@ -18,26 +17,18 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/foyerws/foyer/internal/frame"
 )
 
 // directSize is how much of a payload must be missing, and how much room the reader must offer, for a read to go
 // straight from the network to where it is wanted.
 const directSize = 4 << 10
 
-// Limits are what a peer is held to.
-type Limits struct {
-	Server      bool  // this end is the server: frames must be masked
-	Compression bool  // permessage-deflate was negotiated: RSV1 may be set
-	MaxFrame    int64 // bytes of payload; 0: no limit
-	MaxMessage  int64 // bytes of payload of a message, a few more if it is compressed; 0: no limit
-}
-
 // An Owner is what a Conn has to tell.
 type Owner interface {
 	// Control gets each ping and pong, on the goroutine that reads. The payload is valid until it returns.
 	Control(opcode byte, payload []byte)
-	// Continues is told of each frame that continues a message, before any of it is handed out.
-	Continues()
 	// Wrote is told, where TellWritten asked for it, that the kernel has taken bytes. It must not call the Conn.
 	Wrote()
 	// Failed is told, once, that the output has failed.
@@ -49,17 +40,18 @@ type Owner interface {
 	Ready(onLoop bool)
 }
 
-// Conn is a net.Conn for gorilla's Conn. One goroutine reads at a time; any number write.
+// Conn is a connection that carries frames. One goroutine reads at a time; any number write.
 type Conn struct {
-	*network           // nil once the descriptor was taken
-	descriptor         // taken from the net package, where that is possible
-	owner      Owner   // nil until the handshake is over
-	limits     *Limits // of the frames
+	*network                 // nil once the descriptor was taken
+	descriptor               // taken from the net package, where that is possible
+	owner      Owner         // nil until the handshake is over
+	limits     *Limits       // of the frames
+	newKey     func() uint32 // makes the mask of a frame that a client sends; nil on a server
 
 	// Input. Only the goroutine that reads touches these.
 	in        *buffer // nil while it holds nothing
-	tap       tap
-	left      int64 // bytes of the current frame that were not handed out, its header included
+	sequence  frame.Sequence
+	atHand    dataFrame
 	rerr      error // what ended the input
 	watched   *watch
 	gathers   bool // this goroutine has made writes wait, see Gather
@@ -69,6 +61,19 @@ type Conn struct {
 	bytesIn atomic.Uint64
 
 	output
+}
+
+// Limits are what a peer is held to.
+type Limits = frame.Limits
+
+// A dataFrame is one whose header was read.
+type dataFrame struct {
+	left   int64  // bytes of payload that were not taken
+	key    uint32 // of their mask; 0 if they have none
+	opcode byte
+	rsv1   bool
+	final  bool
+	there  bool // until the next one is wanted
 }
 
 // network is a connection of the net package, or one that behaves like it.
@@ -177,79 +182,11 @@ func (c *Conn) Fill() error { return c.fill() }
 // Wait waits until a data frame begins and deals with the control frames that come before it. When ctx ends first, the
 // answer is ErrInterrupted and nothing is lost. Any other error is final.
 func (c *Conn) Wait(ctx context.Context) error {
-	if c.rerr != nil {
-		return c.rerr
-	}
-	if err := c.watch(ctx); err != nil {
+	if err := c.Within(ctx); err != nil {
 		return err
 	}
-	return c.next()
+	return c.Next()
 }
-
-// Next is Wait that does not wait: ErrNothing says that the next data frame is not whole in memory and that there is
-// nothing more to read at the moment. A frame that is too long for a buffer is there when its header is.
-func (c *Conn) Next() error {
-	if c.rerr != nil {
-		return c.rerr
-	}
-	c.impatient = true
-	err := c.next()
-	for err == nil && c.missing() && c.left <= int64(len(c.in.data)) {
-		err = c.more()
-	}
-	c.impatient = false
-	return err
-}
-
-// next moves to the next data frame, unless that at hand was not taken yet.
-func (c *Conn) next() error {
-	if c.left > 0 {
-		return nil
-	}
-	return c.advance()
-}
-
-// missing reports whether bytes of the frame at hand, of which nothing was taken yet, are not in memory.
-func (c *Conn) missing() bool { return c.in != nil && int64(c.in.len()) < c.left }
-
-// more reads more of the frame at hand.
-func (c *Conn) more() error {
-	switch err := c.fill(); err {
-	case nil, ErrNothing, ErrInterrupted:
-		return err
-	default:
-		return c.midFrame(err)
-	}
-}
-
-// Message returns the message at hand if it is a plain one, neither compressed nor in fragments, that lies whole in
-// memory. It is unmasked where it lies, and valid until Taken is called, which must be done when it was taken.
-//
-// All other messages are for gorilla's reader, which costs an allocation each.
-func (c *Conn) Message() (opcode byte, payload []byte, ok bool) {
-	if c.in == nil || c.missing() {
-		return 0, nil, false
-	}
-	f := &c.in.frame
-	if !f.final || f.rsv1 || f.opcode == opContinuation || c.left != int64(f.header)+f.payload {
-		return 0, nil, false
-	}
-	payload = c.in.bytes()[f.header : f.header+int(f.payload)]
-	if f.masked {
-		unmask(payload, f.mask)
-	}
-	return f.opcode, payload, true
-}
-
-// Taken drops the message that Message returned.
-func (c *Conn) Taken() {
-	n := int(c.left)
-	c.left = 0
-	c.Discard(n)
-}
-
-// Long reports whether the message at hand may make a reader wait for the rest of it.
-func (c *Conn) Long() bool { return c.tap.fragmented || c.missing() }
 
 // Within makes ctx the context of the reads that follow.
 func (c *Conn) Within(ctx context.Context) error {
@@ -259,66 +196,134 @@ func (c *Conn) Within(ctx context.Context) error {
 	return c.watch(ctx)
 }
 
-// MidMessage reports whether the message at hand has frames that have not come yet.
-func (c *Conn) MidMessage() bool { return c.tap.fragmented }
-
-// FrameEnd returns how many bytes of payload the message at hand has up to the end of the frame at hand, which is not its
-// last.
-func (c *Conn) FrameEnd() int64 { return c.tap.length }
-
-// Compressed reports whether the message at hand is compressed.
-func (c *Conn) Compressed() bool { return c.tap.compressed }
-
-// TakeCompressed is Compressed for who will decompress the message at hand, of which nothing was taken yet: gorilla is
-// not told that it is.
-func (c *Conn) TakeCompressed() bool {
-	if c.tap.compressed {
-		c.in.bytes()[0] &^= 0x40
+// Next moves to the next data frame, unless the one at hand was not ended yet. It is how one message begins, and how it goes
+// on in its next frame. Where reads do not wait, ErrNothing says that there is nothing more to read at the moment.
+func (c *Conn) Next() error {
+	switch {
+	case c.rerr != nil:
+		return c.rerr
+	case c.atHand.there:
+		return nil
 	}
-	return c.tap.compressed
+	return c.advance()
 }
 
-// FrameLeft returns how many bytes of the frame at hand are still to be read, its header included.
-func (c *Conn) FrameLeft() int64 { return c.left }
+// DoNotWait has reads return ErrNothing instead of waiting, or wait again.
+func (c *Conn) DoNotWait(now bool) { c.impatient = now }
 
-// Read hands out bytes up to the end of the current frame, so that gorilla's own buffer is empty between frames.
-func (c *Conn) Read(p []byte) (int, error) {
+// Waits reports whether reads wait.
+func (c *Conn) Waits() bool { return !c.impatient }
+
+// Opcode returns that of the frame at hand.
+func (c *Conn) Opcode() byte { return c.atHand.opcode }
+
+// Compressed reports whether the message at hand is compressed.
+func (c *Conn) Compressed() bool { return c.sequence.Compressed }
+
+// Left returns how many bytes of payload of the frame at hand were not taken.
+func (c *Conn) Left() int64 { return c.atHand.left }
+
+// LastFrame reports whether the frame at hand is the last of its message.
+func (c *Conn) LastFrame() bool { return c.atHand.final }
+
+// EndFrame ends the frame at hand, of which everything was taken.
+func (c *Conn) EndFrame() { c.atHand = dataFrame{} }
+
+// Whole returns the payload of the frame at hand, of which nothing was taken, if it is a message by itself and lies in memory, or in
+// what can be read at once and fits into a buffer. It is unmasked where it lies, and valid until Taken is called, which must be
+// done when it was taken.
+func (c *Conn) Whole() (payload []byte, ok bool) {
+	f := &c.atHand
+	if !f.final || f.opcode == frame.Continuation {
+		return nil, false
+	}
+	for c.inMemory() < f.left {
+		if !c.impatient || f.left > bufferSize || c.fill() != nil {
+			return nil, false // an error will come again
+		}
+	}
+	if f.left == 0 {
+		return nil, true
+	}
+	payload = c.in.bytes()[:f.left]
+	if f.key != 0 {
+		frame.Mask(payload, f.key)
+	}
+	return payload, true
+}
+
+func (c *Conn) inMemory() int64 {
+	if c.in == nil {
+		return 0
+	}
+	return int64(c.in.len())
+}
+
+// InMemory returns how many bytes were read from the network that nobody took.
+func (c *Conn) InMemory() int { return int(c.inMemory()) }
+
+// Taken drops the payload that Whole returned.
+func (c *Conn) Taken() {
+	n := int(c.atHand.left)
+	c.atHand = dataFrame{}
+	c.Discard(n)
+}
+
+// ReadPayload reads payload of the frame at hand, of which some is left. A long piece is read to where it is wanted.
+func (c *Conn) ReadPayload(p []byte) (n int, err error) {
 	if c.rerr != nil {
 		return 0, c.rerr
 	}
-	if c.left == 0 {
-		if err := c.advance(); err != nil {
-			c.rerr = err // gorilla cannot take up again where it was interrupted
-			return 0, err
+	f := &c.atHand
+	if int64(len(p)) > f.left {
+		p = p[:f.left]
+	}
+	if c.in == nil && len(p) >= directSize {
+		n, err = c.receive(p)
+	} else {
+		if c.in == nil {
+			err = c.fill()
+		}
+		if c.in != nil {
+			n = copy(p, c.in.bytes())
+			c.Discard(n)
 		}
 	}
-	if int64(len(p)) > c.left {
-		p = p[:c.left]
+	if f.key != 0 {
+		f.key = frame.Mask(p[:n], f.key)
 	}
-	if c.in == nil {
-		if len(p) >= directSize {
-			n, err := c.receive(p)
-			c.left -= int64(n)
-			return n, c.midFrame(err)
-		}
-		if err := c.fill(); err != nil {
-			return 0, c.midFrame(err)
-		}
+	f.left -= int64(n)
+	if n > 0 {
+		return n, nil
 	}
-	n := copy(p, c.in.bytes())
-	c.left -= int64(n)
-	c.Discard(n)
-	return n, nil
+	return 0, c.midFrame(err)
 }
 
-// midFrame makes err final: gorilla cannot take up a frame again that it was interrupted in.
+// Skip drops the rest of the frame at hand and ends it.
+func (c *Conn) Skip() error {
+	for c.atHand.left > 0 {
+		if c.in == nil {
+			if err := c.fill(); err != nil {
+				return c.midFrame(err)
+			}
+		}
+		n := int(min(int64(c.in.len()), c.atHand.left))
+		c.atHand.left -= int64(n)
+		c.Discard(n)
+	}
+	c.EndFrame()
+	return nil
+}
+
+// midFrame makes err final unless it says that there is nothing at the moment: the peer has sent half of a message.
 func (c *Conn) midFrame(err error) error {
-	if err == io.EOF {
+	switch err {
+	case nil, ErrNothing:
+		return err
+	case io.EOF:
 		err = io.ErrUnexpectedEOF
 	}
-	if err != nil {
-		c.rerr = err
-	}
+	c.rerr = err
 	return err
 }
 
@@ -330,30 +335,24 @@ func (c *Conn) advance() error {
 		return errNotFramed
 	}
 	for {
-		f, ok, err := c.tap.peek(c.limits, c.Peek())
+		h, ok, err := c.sequence.Parse(c.limits, c.Peek())
 		if err != nil {
 			c.rerr = err
 			return err
 		}
-		if !ok || f.control() && c.in.len() < f.header+int(f.payload) {
+		if !ok || h.Control() && c.in.len() < h.Size+int(h.Payload) {
 			if err := c.fill(); err != nil {
 				return c.betweenFrames(err)
 			}
 			continue
 		}
-		if !f.control() {
-			c.tap.accept(&f)
-			c.in.frame = f
-			c.left = int64(f.header) + f.payload
-			if c.left < 0 {
-				c.left = int64(^uint64(0) >> 1)
-			}
-			if f.opcode == opContinuation {
-				c.owner.Continues()
-			}
+		if !h.Control() {
+			c.sequence.Accept(&h)
+			c.Discard(h.Size)
+			c.atHand = dataFrame{left: h.Payload, key: h.Key, opcode: h.Opcode, rsv1: h.RSV1, final: h.Final, there: true}
 			return nil
 		}
-		if err := c.takeControl(&f); err != nil {
+		if err := c.takeControl(&h); err != nil {
 			c.rerr = err
 			return err
 		}
@@ -361,27 +360,26 @@ func (c *Conn) advance() error {
 }
 
 // takeControl deals with the control frame at hand, which lies whole in memory.
-func (c *Conn) takeControl(f *frame) error {
-	var copied [maxControl]byte
-	payload := copied[:copy(copied[:], c.in.bytes()[f.header:f.header+int(f.payload)])]
-	if f.masked {
-		unmask(payload, f.mask)
+func (c *Conn) takeControl(h *frame.Header) error {
+	var copied [frame.MaxControl]byte
+	payload := copied[:copy(copied[:], c.in.bytes()[h.Size:h.Size+int(h.Payload)])]
+	if h.Masked {
+		frame.Mask(payload, h.Key)
 	}
-	c.Discard(f.header + int(f.payload))
-	if f.opcode == opClose {
-		return parseClose(payload)
+	c.Discard(h.Size + int(h.Payload))
+	if h.Opcode == frame.Close {
+		return frame.ParseClose(payload)
 	}
-	c.owner.Control(f.opcode, payload)
+	c.owner.Control(h.Opcode, payload)
 	return nil
 }
 
-// betweenFrames makes err final unless it only says that the wait has ended, which does no harm to who waits outside of
-// gorilla.
+// betweenFrames makes err final unless it only says that the wait has ended, which does no harm between messages.
 func (c *Conn) betweenFrames(err error) error {
 	switch {
-	case err == ErrInterrupted, err == ErrNothing:
+	case err == ErrNothing, err == ErrInterrupted && !c.sequence.Fragmented:
 		return err
-	case c.tap.fragmented || c.Unread():
+	case c.sequence.Fragmented || c.Unread():
 		return c.midFrame(err)
 	}
 	c.rerr = err
@@ -575,21 +573,6 @@ func (c *Conn) stopWatching() (ended bool) {
 // longAgo is a deadline that has passed.
 var longAgo = time.Unix(1, 0)
 
-// Skip drops the rest of the current frame.
-func (c *Conn) Skip() error {
-	for c.left > 0 {
-		if c.in == nil {
-			if err := c.fill(); err != nil {
-				return c.midFrame(err)
-			}
-		}
-		n := int(min(int64(c.in.len()), c.left))
-		c.left -= int64(n)
-		c.Discard(n)
-	}
-	return nil
-}
-
 // Err returns what ended the input, nil while it goes on.
 func (c *Conn) Err() error { return c.rerr }
 
@@ -616,15 +599,6 @@ func (c *Conn) Abandon() error {
 // abandonTime is how long a connection whose handshake has failed may take to say goodbye.
 const abandonTime = time.Second
 
-// HangUp ends the connection as its own failure would.
-func (c *Conn) HangUp() error {
-	if c.owner == nil {
-		return c.Close()
-	}
-	c.owner.Failed(net.ErrClosed)
-	return nil
-}
-
 // Close closes the connection at once. Reads and writes under way end with an error.
 func (c *Conn) Close() error {
 	c.fail(net.ErrClosed, false)
@@ -634,20 +608,3 @@ func (c *Conn) Close() error {
 	}
 	return cut(c.net)
 }
-
-// SetDeadline does nothing: gorilla sets deadlines before each write, and its writes never wait.
-func (c *Conn) SetDeadline(time.Time) error { return nil }
-
-// SetReadDeadline sets the deadline of reads from the network, for programs that read through gorilla.
-func (c *Conn) SetReadDeadline(t time.Time) error {
-	if c.taken() {
-		c.setDeadline(t)
-		return nil
-	}
-	return c.net.SetReadDeadline(t)
-}
-
-// SetWriteDeadline does nothing, as SetDeadline.
-func (c *Conn) SetWriteDeadline(time.Time) error { return nil }
-
-var _ net.Conn = (*Conn)(nil)

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/foyerws/foyer/internal/frame"
 )
 
 // script is a net.Conn whose reads and writes are scripted.
@@ -77,7 +79,6 @@ type callbacks struct {
 }
 
 func (o callbacks) Control(opcode byte, payload []byte) { o.control(opcode, payload) }
-func (o callbacks) Continues()                          {}
 func (o callbacks) Wrote()                              {}
 func (o callbacks) HungUp()                             {}
 func (o callbacks) Ready(onLoop bool)                   { o.ready(onLoop) }
@@ -103,6 +104,21 @@ func text(p string) []byte {
 	return b
 }
 
+// payloadOf reads the rest of the frame at hand.
+func payloadOf(t *testing.T, c *Conn) string {
+	var got []byte
+	for c.Left() > 0 {
+		p := make([]byte, 100)
+		n, err := c.ReadPayload(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, p[:n]...)
+	}
+	c.EndFrame()
+	return string(got)
+}
+
 func TestReadsEndWithTheFrame(t *testing.T) {
 	stream := append(text("one"), text("two")...)
 	for size := 1; size <= len(stream); size++ {
@@ -113,27 +129,18 @@ func TestReadsEndWithTheFrame(t *testing.T) {
 			rest = rest[n:]
 		}
 		c := framed(&script{reads: reads}, nil, server, nil)
-		for _, want := range [][]byte{text("one"), text("two")} {
+		for _, want := range []string{"one", "two"} {
 			if err := c.Wait(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			var got []byte
-			for c.FrameLeft() > 0 {
-				p := make([]byte, 100)
-				n, err := c.Read(p)
-				if err != nil {
-					t.Fatal(err)
-				}
-				got = append(got, p[:n]...)
-			}
-			if !bytes.Equal(got, want) {
+			if got := payloadOf(t, c); got != want {
 				t.Errorf("pieces of %d: %q, want %q", size, got, want)
 			}
 		}
 		if err := c.Wait(t.Context()); err != io.EOF || c.Err() != io.EOF {
 			t.Error(err)
 		}
-		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+		if _, err := c.ReadPayload(make([]byte, 1)); err != io.EOF {
 			t.Error(err)
 		}
 		if c.BytesIn() != uint64(len(stream)) {
@@ -153,7 +160,7 @@ func TestControlFramesDoNotReachTheReader(t *testing.T) {
 	if err := c.Skip(); err != nil {
 		t.Fatal(err)
 	}
-	var closed *PeerClose
+	var closed *frame.PeerClose
 	if err := c.Wait(t.Context()); !errors.As(err, &closed) || closed.Code != 1000 || len(seen) != 2 || closed.Error() == "" {
 		t.Error(err, seen)
 	}
@@ -194,14 +201,14 @@ func TestLongPayloadsAreReadWhereTheyAreWanted(t *testing.T) {
 	if err := c.Wait(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	io.ReadFull(c, make([]byte, len(header)))
 	p := make([]byte, 100000)
-	n, err := c.Read(p)
+	n, err := c.ReadPayload(p)
 	if err != nil || n != len(payload) || c.in != nil {
 		t.Errorf("%d bytes at once, %v, a buffer %v", n, err, c.in != nil)
 	}
-	if err := c.Wait(t.Context()); err != nil || c.FrameLeft() != 10 {
-		t.Error(err, c.FrameLeft())
+	c.EndFrame()
+	if err := c.Wait(t.Context()); err != nil || c.Left() != 4 {
+		t.Error(err, c.Left())
 	}
 }
 
@@ -210,7 +217,7 @@ func TestReadBeforeTheHandshake(t *testing.T) {
 	if string(c.Peek()) != "early" || !c.Unread() {
 		t.Error(c.Peek())
 	}
-	if _, err := c.Read(make([]byte, 1)); err == nil {
+	if err := c.Next(); err == nil {
 		t.Error("frames before Frame")
 	}
 	long := New(&script{}, make([]byte, 100000))
@@ -232,21 +239,68 @@ func TestWritesLeaveInOrder(t *testing.T) {
 	}
 	c.Frame(&server, callbacks{})
 	c.Open()
-	c.Hold()
-	c.Write([]byte("held, "))
-	c.Write(bytes.Repeat([]byte("x"), 3*bufferSize))
-	c.Release()
-	lent := bytes.Repeat([]byte("y"), LendSize)
-	c.Lend(lent)
-	c.Write(lent)
-	mark := c.EndLend()
-	c.Release()
+	first := &Frame{First: frame.Binary, Payload: []byte("held"), Leave: Later}
+	long := &Frame{First: 0, Payload: bytes.Repeat([]byte("x"), 3*bufferSize)}
+	lent := &Frame{First: frame.Final, Payload: bytes.Repeat([]byte("y"), LendSize), Lent: true}
+	want := []byte("kept until Open, ")
+	var mark uint64
+	for _, f := range []*Frame{first, long, lent} {
+		var err error
+		if mark, err = c.Send(f); err != nil {
+			t.Fatal(err)
+		}
+		want = append(frame.AppendHeader(want, f.First, len(f.Payload)), f.Payload...)
+	}
 	if err := c.WaitWritten(t.Context(), mark); err != nil {
 		t.Fatal(err)
 	}
-	want := "kept until Open, held, " + strings.Repeat("x", 3*bufferSize) + string(lent)
-	if s.written.String() != want || c.Written() != uint64(len(want)) || c.BytesToWrite() != 0 {
+	if !bytes.Equal(s.written.Bytes(), want) || c.Written() != uint64(len(want)) || c.BytesToWrite() != 0 {
 		t.Errorf("%d bytes, want %d", s.written.Len(), len(want))
+	}
+}
+
+// TestWhoMaySend goes through what keeps a frame from being taken in.
+func TestWhoMaySend(t *testing.T) {
+	c := framed(&script{}, nil, server, nil)
+	message := &Frame{First: frame.Final | frame.Binary, Payload: make([]byte, 10), Room: Room{Max: 20}}
+	ping := &Frame{First: frame.Final | frame.Ping}
+	send := func(f *Frame, want error) {
+		t.Helper()
+		if _, err := c.Send(f); err != want {
+			t.Errorf("%v, want %v", err, want)
+		}
+	}
+	if err := c.Claim(Streaming, 0, Room{}); err != nil || c.Claimed() != Streaming {
+		t.Fatal(err)
+	}
+	send(message, ErrClaimed)
+	send(ping, nil)
+	if err := c.Claim(Preparing, 0, Room{}); err != ErrClaimed {
+		t.Error(err)
+	}
+	free := make(chan error)
+	go func() { free <- c.WaitClaim(t.Context()) }()
+	claimed := *message
+	claimed.Claimed = true
+	send(&claimed, nil)
+	c.Unclaim(Now)
+	if err := <-free; err != nil {
+		t.Error(err)
+	}
+	c.Flush(t.Context())
+	long := *message
+	long.Payload = make([]byte, 30)
+	send(&long, ErrNoRoom)
+	if err := c.Claim(Preparing, 30, message.Room); err != ErrNoRoom {
+		t.Error(err)
+	}
+	long.Room.Alone = true
+	send(&long, nil)
+	send(&Frame{First: frame.Final | frame.Close}, nil)
+	send(message, ErrCloseSent)
+	send(ping, ErrCloseSent)
+	if err := c.Claim(Preparing, 0, Room{}); err != ErrCloseSent {
+		t.Error(err)
 	}
 }
 
@@ -267,8 +321,8 @@ func TestFailedWrites(t *testing.T) {
 		if err := <-failed; err != tt.want {
 			t.Errorf("%s: %v", name, err)
 		}
-		if _, err := c.Write(nil); err != tt.want {
-			t.Errorf("%s: write: %v", name, err)
+		if _, err := c.Send(&Frame{}); err != tt.want {
+			t.Errorf("%s: send: %v", name, err)
 		}
 		if c.BytesToWrite() != 0 {
 			t.Errorf("%s: %d bytes wait", name, c.BytesToWrite())
@@ -377,7 +431,7 @@ func TestHungUp(t *testing.T) {
 				t.Error("while something is left to read")
 			}
 		}
-		if err := c.Wait(t.Context()); err != nil || c.FrameLeft() != 11 {
+		if err := c.Wait(t.Context()); err != nil || c.Left() != 5 {
 			t.Error(err)
 		}
 	})
@@ -402,25 +456,18 @@ func TestFinishWaitsNoLongerThanItsLimit(t *testing.T) {
 	})
 }
 
-// TestOnlyTheLentPayloadIsNotCopied has other writes overlap with one that lends.
+// TestOnlyTheLentPayloadIsNotCopied has the caller change its memory after the call.
 func TestOnlyTheLentPayloadIsNotCopied(t *testing.T) {
 	s := &script{}
 	c := New(s, nil)
 	c.Frame(&server, callbacks{})
 	lent, other := bytes.Repeat([]byte("l"), LendSize), bytes.Repeat([]byte("o"), LendSize)
-	c.Hold() // a pong is being written
-	c.Lend(lent)
-	c.Write(lent[100:])
-	c.EndLend()
-	c.Release()
-	c.Hold()
-	c.Write(other)
+	c.Send(&Frame{First: 0, Payload: lent, Lent: true})
+	c.Send(&Frame{First: 0, Payload: other})
 	clear(other) // is its owner's again
-	c.Release()
-	c.Release()
 	c.Open()
 	c.Flush(t.Context())
-	if got := s.written.String(); strings.Trim(got, "l") != strings.Repeat("o", LendSize) {
+	if got := s.written.String(); strings.Count(got, "o") != LendSize || strings.Count(got, "l") != LendSize {
 		t.Error("the caller's memory was written after the call")
 	}
 }
@@ -448,10 +495,7 @@ func TestBreakWaitsForWhoWrites(t *testing.T) {
 	c.Frame(&server, callbacks{})
 	c.Open()
 	lent := make([]byte, LendSize)
-	c.Lend(lent)
-	c.Write(lent)
-	mark := c.EndLend()
-	c.Release()
+	mark, _ := c.Send(&Frame{Payload: lent, Lent: true})
 	<-s.begun
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

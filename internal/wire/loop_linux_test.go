@@ -24,6 +24,7 @@ func attendedPair(t *testing.T, ready func(*Conn)) (*Conn, net.Conn) {
 		ready(c)
 	}})
 	c.Open()
+	c.DoNotWait(true)
 	if !c.Attend() {
 		t.Fatal("the descriptor was not taken")
 	}
@@ -168,19 +169,18 @@ func TestNetConnSharesTheSocket(t *testing.T) {
 	}
 }
 
-// TestReadDeadline is for programs that read through gorilla.
 func TestReadDeadline(t *testing.T) {
 	ours, theirs := tcpPair(t)
 	c := framed(ours, nil, server, nil)
-	c.SetReadDeadline(time.Now().Add(time.Hour))
-	c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+	c.Bound(time.Now().Add(time.Hour))
+	c.Bound(time.Now().Add(10 * time.Millisecond))
 	if err := c.Wait(t.Context()); !isTimeout(err) {
 		t.Error(err)
 	}
 	ours, theirs = tcpPair(t)
 	c = framed(ours, nil, server, nil)
-	c.SetReadDeadline(time.Now().Add(time.Millisecond))
-	c.SetReadDeadline(time.Time{})
+	c.Bound(time.Now().Add(time.Millisecond))
+	c.Bound(time.Time{})
 	time.AfterFunc(20*time.Millisecond, func() { theirs.Write(text("hello")) })
 	if err := c.Wait(t.Context()); err != nil {
 		t.Error(err)
@@ -212,48 +212,47 @@ func TestWhatIsGatheredLeavesTogether(t *testing.T) {
 		if c.Unread() {
 			c.Gather()
 		}
-		c.Write([]byte("answer "))
+		c.Send(&Frame{First: 1, Payload: []byte("answer")})
 	}
 	if s.writes != 0 {
 		t.Error("bytes left while there was input")
 	}
 	c.Wait(t.Context()) // finds the end
 	c.Flush(t.Context())
-	if s.writes != 1 || s.written.String() != "answer answer " {
+	if s.writes != 1 || s.written.String() != "\x01\x06answer\x01\x06answer" {
 		t.Errorf("%d writes: %q", s.writes, s.written.String())
 	}
 }
 
 func TestGatheringEndsByItself(t *testing.T) {
+	answer := &Frame{First: 1, Payload: []byte("answer")}
 	for name, write := range map[string]func(*Conn){
 		"the reader does not come back": func(c *Conn) {
-			c.Queue([]byte("answer"))
-			c.Kick()
+			c.Send(answer)
 		},
 		"a flush": func(c *Conn) {
-			c.Write([]byte("answer"))
+			c.Send(answer)
 			c.Flush(t.Context())
 		},
 		"much": func(c *Conn) {
-			c.Queue([]byte("answer"))
-			c.Queue(bytes.Repeat([]byte("x"), gatherSize))
-			c.Kick()
+			c.Send(answer)
+			c.Send(&Frame{Payload: bytes.Repeat([]byte("x"), gatherSize)})
 		},
 	} {
 		ours, theirs := tcpPair(t)
 		c := framed(ours, nil, server, nil)
 		c.Gather()
 		write(c)
-		p := make([]byte, 6)
+		p := make([]byte, 8)
 		theirs.SetDeadline(time.Now().Add(5 * time.Second))
-		if _, err := io.ReadFull(theirs, p); err != nil || string(p) != "answer" {
+		if _, err := io.ReadFull(theirs, p); err != nil || string(p) != "\x01\x06answer" {
 			t.Errorf("%s: %q, %v", name, p, err)
 		}
 		c.Close()
 	}
 }
 
-func TestReleaseSoon(t *testing.T) {
+func TestSendSoon(t *testing.T) {
 	const conns, messages = 10, 100
 	var ours []*Conn
 	var theirs []net.Conn
@@ -263,14 +262,12 @@ func TestReleaseSoon(t *testing.T) {
 	}
 	for range messages {
 		for _, c := range ours {
-			c.Hold()
-			c.Write([]byte("0123456789"))
-			c.ReleaseSoon()
+			c.Send(&Frame{First: 1, Payload: []byte("0123456789"), Leave: Soon})
 		}
 	}
 	for i, conn := range theirs {
-		got := make([]byte, 10*messages)
-		if _, err := io.ReadFull(conn, got); err != nil || !bytes.Equal(got, bytes.Repeat([]byte("0123456789"), messages)) {
+		got := make([]byte, 12*messages)
+		if _, err := io.ReadFull(conn, got); err != nil || !bytes.Equal(got, bytes.Repeat([]byte("\x01\x0a0123456789"), messages)) {
 			t.Error(err)
 		}
 		ours[i].Close()
@@ -295,22 +292,21 @@ func BenchmarkEcho(b *testing.B) {
 		c.Frame(&server, callbacks{ready: func(bool) {
 			c.GatherTurn()
 			for c.Next() == nil {
-				_, p, ok := c.Message()
-				if ok {
-					c.Queue(p)
+				if p, ok := c.Whole(); ok {
+					c.Send(&Frame{First: 2, Payload: p})
 					c.Taken()
 				}
 			}
-			c.Kick()
 			c.Scatter()
 		}})
 		c.Open()
 		c.Attend()
+		c.DoNotWait(true)
 		message := append([]byte{0x82, 0xfe, byte(size >> 8), byte(size), 0, 0, 0, 0}, make([]byte, size)...)
 		if size < 126 {
 			message = append([]byte{0x82, 0x80 | byte(size), 0, 0, 0, 0}, make([]byte, size)...)
 		}
-		got := make([]byte, size)
+		got := make([]byte, len(message)-4)
 		b.Run(map[int]string{100: "100B", 10000: "10kB"}[size], func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
@@ -339,11 +335,11 @@ func TestGatherDoesNotStrandWhatIsQueued(t *testing.T) {
 			ours, theirs := pair(t, "tcp", "127.0.0.1:0")
 			c := framed(ours, nil, server, nil)
 			defer c.Close()
-			c.Queue([]byte("queued before, "))
+			c.Send(&Frame{First: 1, Payload: []byte("queued before, "), Leave: Later})
 			gather(c)
-			c.Write([]byte("written behind"))
+			c.Send(&Frame{First: 1, Payload: []byte("written behind")})
 			theirs.SetReadDeadline(time.Now().Add(5 * time.Second))
-			b := make([]byte, len("queued before, written behind"))
+			b := make([]byte, len("..queued before, ..written behind"))
 			if _, err := io.ReadFull(theirs, b); err != nil {
 				t.Errorf("%q, %v", b, err)
 			}
@@ -353,7 +349,7 @@ func TestGatherDoesNotStrandWhatIsQueued(t *testing.T) {
 		ours, theirs := pair(t, "tcp", "127.0.0.1:0")
 		c := framed(ours, nil, server, nil)
 		defer c.Close()
-		c.Queue([]byte("queued"))
+		c.Send(&Frame{First: 1, Payload: []byte("queued"), Leave: Later})
 		c.Gather()
 		theirs.SetReadDeadline(time.Now().Add(5 * time.Second))
 		if _, err := io.ReadFull(theirs, make([]byte, 6)); err != nil {
@@ -380,6 +376,7 @@ func TestWaitHeedsItsContextWhileInputComes(t *testing.T) {
 	if err := c.Wait(ctx); err != ErrInterrupted || seen == pongs {
 		t.Error(err, seen)
 	}
+	c.DoNotWait(true)
 	if err := c.Next(); err != ErrNothing || seen != pongs {
 		t.Error("the rest:", err, seen)
 	}

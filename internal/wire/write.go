@@ -2,42 +2,53 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"io"
-	"math/bits"
 	"sync"
 	"sync/atomic"
+
+	"github.com/foyerws/foyer/internal/frame"
 )
 
-// LendSize is the length from which a payload is not copied but written from where it lies.
+// LendSize is the length from which it is worth lending a payload instead of copying it.
 const LendSize = 16 << 10
 
 // gatherSize is how many bytes are held back at the most to leave together with more.
 const gatherSize = 64 << 10
 
-// output is the way from gorilla to the network. Bytes wait in order in a queue; whoever finds the network free
-// carries them there, and everybody who comes meanwhile leaves theirs and goes.
+// output is the way to the network. Frames wait in order in a queue; whoever finds the network free carries them there, and
+// everybody who comes meanwhile leaves theirs and goes.
 type output struct {
 	mu        sync.Mutex
 	queue     *queue        // what waits; nil when nothing does
 	queued    uint64        // bytes taken in since the beginning
 	written   uint64        // of these, those the kernel has
-	holds     int32         // reasons to let nothing leave: more is about to be written
 	blocked   atomic.Bool   // who carries waits for the descriptor's loop to take over
 	open      bool          // bytes may leave: the handshake is over
 	busy      bool          // somebody is carrying bytes
-	gathering gathering     // why one of holds is there
+	claim     Claim         // who is in the middle of a message
+	closed    bool          // a close frame was taken in, behind which nothing may follow
+	gathering gathering     // why bytes are held back
 	scheduled bool          // a goroutine will end the gathering
 	soon      bool          // a loop will carry what waits
 	tells     bool          // the owner is told of what was written
-	progress  chan struct{} // closed when written grows; nil when nobody waits
+	progress  chan struct{} // closed when written grows or the claim ends; nil when nobody waits
 	err       error
-	masker    *masker // of a client's frames; nil on a server
 }
+
+// A Claim is why nobody else may send a message at the moment.
+type Claim uint8
+
+// The claims.
+const (
+	NoClaim   Claim = iota
+	Preparing       // a message is being compressed, by somebody who waits for nobody
+	Streaming       // a message is sent frame by frame, as its writer goes on
+)
 
 // A queue is bytes that wait to be written.
 type queue struct {
 	pieces []piece
-	lent   []byte   // the payload that may be queued without a copy
 	vector [][]byte // what is being written; for who carries
 }
 
@@ -52,50 +63,158 @@ var queues = sync.Pool{New: func() any { return new(queue) }}
 // maxVector is how many pieces go into one system call.
 const maxVector = 64
 
+// Mask has the frames of a client masked. newKey makes the keys, and is called by whoever sends. It must be called before Frame.
+func (c *Conn) Mask(newKey func() uint32) { c.newKey = newKey }
+
 // Open lets bytes leave.
 func (c *Conn) Open() {
 	c.mu.Lock()
 	c.open = true
-	c.mu.Unlock()
-	c.carry()
+	c.carryAndUnlock()
 }
 
-// Write takes p in. It does not wait: the bytes leave before it returns if the network takes them at once, and
-// otherwise as soon as it does.
-func (c *Conn) Write(p []byte) (int, error) {
+// Write takes in bytes that belong to the handshake. It does not wait: they leave as soon as they can, once the Conn is open.
+func (c *Conn) Write(p []byte) error {
 	c.mu.Lock()
 	if c.err != nil {
 		c.mu.Unlock()
-		return 0, c.err
+		return c.err
 	}
-	c.append(p)
-	c.letGo()
+	c.put(p, 0)
 	c.carryAndUnlock()
-	return len(p), nil
+	return nil
 }
 
-// Queue is Write without its second half: the bytes leave after Kick.
-func (c *Conn) Queue(p []byte) error {
+// A Leave says when a frame that was taken in is to leave.
+type Leave uint8
+
+const (
+	Now    Leave = iota // if the network takes it at once, and otherwise as soon as it does; nobody waits
+	Inline              // the same, for a caller that may wait, see inlineSize
+	Soon                // for who writes to many sockets: where there is a loop, it brings the bytes to the network right after, for all of them in turn
+	Later               // with the next frame
+)
+
+// A Frame is one to be sent.
+type Frame struct {
+	First   byte // its first byte: opcode, frame.Final, frame.RSV1
+	Payload []byte
+	Lent    bool // the payload is not copied; see WaitWritten
+	Claimed bool // the caller has the claim
+	Leave   Leave
+	Room    Room
+}
+
+// A Room says what may wait to be written when a frame is taken in.
+type Room struct {
+	Max   int  // bytes, the frame's payload included; 0: no limit
+	Alone bool // one that is longer may wait as well, when nothing else does
+}
+
+// Errors of Send. The frame was not taken in.
+var (
+	ErrNoRoom    = errors.New("no room")
+	ErrClaimed   = errors.New("another message is under way")
+	ErrCloseSent = errors.New("a close frame was sent")
+)
+
+// Send takes in a frame and lets it leave. It waits only where Inline allows it. The mark is for WaitWritten.
+func (c *Conn) Send(f *Frame) (mark uint64, err error) {
+	var key uint32
+	if c.newKey != nil {
+		key = c.newKey() // the program's, which is called without a lock
+	}
+	c.mu.Lock()
+	control := f.First&0x08 != 0
+	switch {
+	case c.err != nil:
+		err = c.err
+	case c.closed:
+		err = ErrCloseSent
+	case c.claim != NoClaim && !f.Claimed && !control:
+		err = ErrClaimed
+	case !c.fits(len(f.Payload), f.Room):
+		err = ErrNoRoom
+	}
+	if err != nil {
+		c.mu.Unlock()
+		return 0, err
+	}
+	c.putFrame(f, key)
+	if f.First&0x0f == frame.Close {
+		c.closed = true
+		c.progressed()
+	}
+	mark = c.queued
+	c.leaveAndUnlock(f.Leave)
+	return mark, nil
+}
+
+// leaveAndUnlock gives up the lock and lets leave what was taken in.
+func (c *Conn) leaveAndUnlock(how Leave) {
+	if how != Later {
+		c.letGo()
+	}
+	switch how {
+	case Now:
+		c.carryAndUnlock()
+	case Inline:
+		c.carryInlineAndUnlock()
+	case Soon:
+		c.carrySoonAndUnlock()
+	case Later:
+		c.mu.Unlock()
+	}
+}
+
+// fits reports whether n bytes may be taken in.
+func (o *output) fits(n int, room Room) bool {
+	waiting := int(o.queued - o.written)
+	return room.Max == 0 || waiting+n <= room.Max || room.Alone && waiting == 0
+}
+
+// Claim keeps all other messages back until Unclaim. The errors are those of Send.
+func (c *Conn) Claim(why Claim, n int, room Room) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err == nil {
-		c.append(p)
+	switch {
+	case c.err != nil:
+		return c.err
+	case c.closed:
+		return ErrCloseSent
+	case c.claim != NoClaim:
+		return ErrClaimed
+	case !c.fits(n, room):
+		return ErrNoRoom
 	}
-	return c.err
+	c.claim = why
+	return nil
 }
 
-// Kick lets the bytes leave that were queued.
-func (c *Conn) Kick() {
+// Unclaim ends a claim, and lets leave what was taken in.
+func (c *Conn) Unclaim(how Leave) {
 	c.mu.Lock()
-	c.letGo()
-	c.carryAndUnlock()
+	c.claim = NoClaim
+	c.progressed()
+	c.leaveAndUnlock(how)
 }
 
-// KickInline is Kick for a caller that may wait. Over TLS it writes a few bytes itself, which saves a goroutine, when the
-// kernel seems to have room. It waits if that was wrong, or if TLS itself waits to answer a request for new keys.
-func (c *Conn) KickInline() {
+// Claimed returns who is in the middle of a message.
+func (c *Conn) Claimed() Claim {
 	c.mu.Lock()
-	c.letGo()
+	defer c.mu.Unlock()
+	return c.claim
+}
+
+// WaitClaim waits until nobody is in the middle of a message.
+func (c *Conn) WaitClaim(ctx context.Context) error {
+	return c.awaitOutput(ctx, func() bool { return c.claim == NoClaim || c.closed })
+}
+
+// carryInlineAndUnlock is carryAndUnlock for a caller that may wait. Over TLS it writes a few bytes itself, which saves a
+// goroutine, when the kernel seems to have room. It waits if that was wrong, or if TLS itself waits to answer a request for new
+// keys.
+func (c *Conn) carryInlineAndUnlock() {
 	if c.taken() || c.busy || !c.waits() || !c.mayLeave() || c.queued-c.written > inlineSize || !c.writable() {
 		c.carryAndUnlock()
 		return
@@ -106,33 +225,44 @@ func (c *Conn) KickInline() {
 	c.pump(batch, true)
 }
 
-// inlineSize is how many bytes KickInline writes itself.
+// inlineSize is how many bytes are written in this way.
 const inlineSize = 2 << 10
 
-// append puts p at the end of the queue, masked where that has to be.
-func (o *output) append(p []byte) {
-	if o.masker == nil {
-		o.put(p, 0)
+// carrySoonAndUnlock has a loop carry what waits, and what is taken in until then.
+func (c *Conn) carrySoonAndUnlock() {
+	if !c.taken() {
+		c.carryAndUnlock()
 		return
 	}
-	for len(p) > 0 {
-		out, n, mask := o.masker.next(p)
-		o.put(out, mask)
-		p = p[n:]
+	known := c.soon
+	c.soon = true
+	c.mu.Unlock()
+	if !known {
+		c.carrySoon()
+	}
+}
+
+// putFrame puts a frame at the end of the queue. A client's payload is masked with key, and always copied.
+func (c *Conn) putFrame(f *Frame, key uint32) {
+	var header [frame.MaxHeader]byte
+	switch {
+	case c.newKey != nil:
+		c.put(frame.AppendMaskedHeader(header[:0], f.First, len(f.Payload), key), 0)
+		c.put(f.Payload, key)
+	case f.Lent && len(f.Payload) > 0:
+		c.put(frame.AppendHeader(header[:0], f.First, len(f.Payload)), 0)
+		c.queue.pieces = append(c.queue.pieces, piece{p: f.Payload})
+		c.queued += uint64(len(f.Payload))
+	default:
+		c.put(frame.AppendHeader(header[:0], f.First, len(f.Payload)), 0)
+		c.put(f.Payload, 0)
 	}
 }
 
 // put puts p at the end of the queue, with a mask on it.
-func (o *output) put(p []byte, mask uint32) {
-	if len(p) == 0 {
-		return
-	}
+func (o *output) put(p []byte, key uint32) {
 	o.queued += uint64(len(p))
 	q := o.getQueue()
-	if q.isLent(p) {
-		q.pieces = append(q.pieces, piece{p: p})
-		return
-	}
 	for len(p) > 0 {
 		last := len(q.pieces) - 1
 		if last < 0 || q.pieces[last].b == nil || q.pieces[last].b.w == len(q.pieces[last].b.data) {
@@ -142,9 +272,8 @@ func (o *output) put(p []byte, mask uint32) {
 		}
 		b := q.pieces[last].b
 		n := copy(b.data[b.w:], p)
-		if mask != 0 {
-			applyMask(b.data[b.w:b.w+n], mask)
-			mask = bits.RotateLeft32(mask, -8*(n&3))
+		if key != 0 {
+			key = frame.Mask(b.data[b.w:b.w+n], key)
 		}
 		b.w += n
 		q.pieces[last].p = q.pieces[last].p[:len(q.pieces[last].p)+n]
@@ -159,60 +288,22 @@ func (o *output) getQueue() *queue {
 	return o.queue
 }
 
-// isLent reports whether p is the end of the lent payload, of which gorilla keeps the beginning for its own buffer.
-func (q *queue) isLent(p []byte) bool {
-	return len(p) <= len(q.lent) && &p[len(p)-1] == &q.lent[len(q.lent)-1]
-}
-
 // waits reports whether there is something in the queue.
 func (o *output) waits() bool { return o.queue != nil && len(o.queue.pieces) > 0 }
-
-// Hold keeps bytes back until Release, so that a message of several writes leaves in one system call.
-func (c *Conn) Hold() {
-	c.mu.Lock()
-	c.holds++
-	c.mu.Unlock()
-}
-
-// Release ends a Hold.
-func (c *Conn) Release() {
-	c.mu.Lock()
-	c.holds--
-	c.letGo()
-	c.carryAndUnlock()
-}
-
-// ReleaseSoon is Release for who writes to many sockets: where a loop can bring the bytes to the network, it will do so
-// right after, for all of them in turn. What is written until then leaves with them.
-func (c *Conn) ReleaseSoon() {
-	c.mu.Lock()
-	c.holds--
-	c.letGo()
-	if !c.taken() {
-		c.carryAndUnlock()
-		return
-	}
-	known := c.soon
-	c.soon = true
-	c.mu.Unlock()
-	if !known {
-		c.carrySoon()
-	}
-}
 
 // letGo sees to it that what is being gathered does not wait for long. The caller has the lock.
 func (c *Conn) letGo() {
 	switch {
 	case c.gathering == no:
 	case c.queued-c.written >= gatherSize:
-		c.endGather()
+		c.gathering = no
 	case c.gathering == untilRead && !c.scheduled && c.waits():
 		c.scheduled = true
 		go c.scatterLater()
 	}
 }
 
-// A gathering is why bytes are held back that nobody has called Hold for.
+// A gathering is why bytes are held back.
 type gathering uint8
 
 const (
@@ -241,7 +332,6 @@ func (c *Conn) gather(why gathering) {
 	}
 	if c.gathering == no {
 		c.gathering = why
-		c.holds++
 		c.letGo() // of what was queued before
 	}
 	c.carryAndUnlock()
@@ -256,54 +346,19 @@ func (c *Conn) Scatter() {
 // scatter lets go of what is held back.
 func (c *Conn) scatter() {
 	c.mu.Lock()
-	c.endGather()
+	c.gathering = no
 	c.carryAndUnlock()
-}
-
-// endGather lets bytes leave again. The caller has the lock.
-func (c *Conn) endGather() {
-	if c.gathering != no {
-		c.gathering = no
-		c.holds--
-	}
 }
 
 func (c *Conn) scatterLater() {
 	c.mu.Lock()
 	c.scheduled = false
-	c.endGather()
+	c.gathering = no
 	c.carryAndUnlock()
 }
 
-// Lend is Hold, and makes it known that p, a payload about to be written, need not be copied until EndLend. Only one
-// goroutine at a time may lend.
-func (c *Conn) Lend(p []byte) {
-	c.mu.Lock()
-	c.holds++
-	c.getQueue().lent = p
-	c.mu.Unlock()
-}
-
-// EndLend says that the payload was written, but for Release. It must not be touched until WaitWritten has returned nil
-// for the mark, or Break has returned.
-func (c *Conn) EndLend() (mark uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if q := c.queue; q != nil {
-		q.lent = nil
-		c.consume(0)
-	}
-	return c.queued
-}
-
-// carry brings the queue to the network unless somebody does so already. It does not wait: what the kernel does not take
-// at once is left to the descriptor's loop, or to a goroutine where there is none.
-func (c *Conn) carry() {
-	c.mu.Lock()
-	c.carryAndUnlock()
-}
-
-// carryAndUnlock is carry for who has the lock.
+// carryAndUnlock gives up the lock and brings the queue to the network unless somebody does so already. It does not wait: what
+// the kernel does not take at once is left to the descriptor's loop, or to a goroutine where there is none.
 func (c *Conn) carryAndUnlock() {
 	if c.busy || !c.waits() || !c.mayLeave() {
 		c.mu.Unlock()
@@ -320,7 +375,7 @@ func (c *Conn) carryAndUnlock() {
 }
 
 // mayLeave reports whether nothing holds bytes back. The caller has the lock.
-func (c *Conn) mayLeave() bool { return c.open && c.holds == 0 && c.err == nil }
+func (c *Conn) mayLeave() bool { return c.open && c.gathering == no && c.err == nil }
 
 // maxRounds is how many times a goroutine that writes carries other goroutines' bytes along before it is let go.
 const maxRounds = 8
@@ -434,7 +489,7 @@ func (o *output) consume(n int) {
 	rest := copy(q.pieces, q.pieces[done:])
 	clear(q.pieces[rest:])
 	q.pieces = q.pieces[:rest]
-	if rest == 0 && q.lent == nil {
+	if rest == 0 {
 		clear(q.vector)
 		o.queue = nil
 		queues.Put(q)
@@ -530,7 +585,7 @@ func (c *Conn) awaitOutput(ctx context.Context, ok func() bool) error {
 			return err
 		}
 		if c.gathering != no {
-			c.endGather()
+			c.gathering = no
 			c.carryAndUnlock()
 			continue
 		}

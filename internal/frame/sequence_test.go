@@ -1,4 +1,4 @@
-package wire
+package frame
 
 import (
 	"bytes"
@@ -8,16 +8,16 @@ import (
 	"testing"
 )
 
-func TestTapJudgesHeaders(t *testing.T) {
+func TestSequenceJudgesHeaders(t *testing.T) {
 	server := Limits{Server: true, MaxFrame: 1000, MaxMessage: 1500}
 	deflate := Limits{Server: true, Compression: true}
 	client := Limits{}
 	type held struct {
 		limits Limits
-		tap    tap
+		seq    Sequence
 	}
 	fresh := func(l Limits) held { return held{limits: l} }
-	begun := func(l Limits, f frame) held { h := held{limits: l}; h.tap.accept(&f); return h }
+	begun := func(l Limits, f Header) held { h := held{limits: l}; h.seq.Accept(&f); return h }
 	tests := []struct {
 		name  string
 		held  held
@@ -37,7 +37,7 @@ func TestTapJudgesHeaders(t *testing.T) {
 		{"RSV1", fresh(server), []byte{0xc1, 0x80}, 1002},
 		{"RSV1 with compression", fresh(deflate), []byte{0xc1, 0x80, 1, 2, 3, 4}, 0},
 		{"RSV1 on a ping", fresh(deflate), []byte{0xc9, 0x80}, 1002},
-		{"RSV1 on a continuation", begun(deflate, frame{opcode: 1, rsv1: true}), []byte{0xc0, 0x80}, 1002},
+		{"RSV1 on a continuation", begun(deflate, Header{Opcode: 1, RSV1: true}), []byte{0xc0, 0x80}, 1002},
 		{"opcode 3", fresh(server), []byte{0x83, 0x80}, 1002},
 		{"opcode 7", fresh(server), []byte{0x87, 0x80}, 1002},
 		{"opcode 11", fresh(server), []byte{0x8b, 0x80}, 1002},
@@ -49,21 +49,21 @@ func TestTapJudgesHeaders(t *testing.T) {
 		{"ping of 126 bytes", fresh(server), []byte{0x89, 0xfe}, 1002},
 		{"close of 2^16 bytes", fresh(server), []byte{0x88, 0xff}, 1002},
 		{"continuation of nothing", fresh(server), []byte{0x80, 0x80}, 1002},
-		{"continuation", begun(server, frame{opcode: 1}), []byte{0x80, 0x80, 1, 2, 3, 4}, 0},
-		{"continuation behind the last", begun(server, frame{opcode: 1, final: true}), []byte{0x80, 0x80}, 1002},
-		{"text in a message", begun(server, frame{opcode: 1}), []byte{0x81, 0x80}, 1002},
-		{"binary in a message", begun(server, frame{opcode: 2}), []byte{0x02, 0x80}, 1002},
-		{"ping in a message", begun(server, frame{opcode: 2}), []byte{0x89, 0x80, 1, 2, 3, 4}, 0},
+		{"continuation", begun(server, Header{Opcode: 1}), []byte{0x80, 0x80, 1, 2, 3, 4}, 0},
+		{"continuation behind the last", begun(server, Header{Opcode: 1, Final: true}), []byte{0x80, 0x80}, 1002},
+		{"text in a message", begun(server, Header{Opcode: 1}), []byte{0x81, 0x80}, 1002},
+		{"binary in a message", begun(server, Header{Opcode: 2}), []byte{0x02, 0x80}, 1002},
+		{"ping in a message", begun(server, Header{Opcode: 2}), []byte{0x89, 0x80, 1, 2, 3, 4}, 0},
 		{"frame of the limit", fresh(server), []byte{0x82, 0xfe, 0x03, 0xe8, 1, 2, 3, 4}, 0},
 		{"frame above the limit", fresh(server), []byte{0x82, 0xfe, 0x03, 0xe9}, 1009},
-		{"message of the limit", begun(server, frame{opcode: 2, payload: 1000}), []byte{0x80, 0xfe, 0x01, 0xf4, 1, 2, 3, 4}, 0},
-		{"message above the limit", begun(server, frame{opcode: 2, payload: 1000}), []byte{0x80, 0xfe, 0x01, 0xf5}, 1009},
-		{"compressed message above the limit", begun(Limits{Server: true, Compression: true, MaxMessage: 10}, frame{opcode: 2, rsv1: true, payload: 1000}),
+		{"message of the limit", begun(server, Header{Opcode: 2, Payload: 1000}), []byte{0x80, 0xfe, 0x01, 0xf4, 1, 2, 3, 4}, 0},
+		{"message above the limit", begun(server, Header{Opcode: 2, Payload: 1000}), []byte{0x80, 0xfe, 0x01, 0xf5}, 1009},
+		{"compressed message above the limit", begun(Limits{Server: true, Compression: true, MaxMessage: 10}, Header{Opcode: 2, RSV1: true, Payload: 1000}),
 			[]byte{0x80, 0x81, 1, 2, 3, 4}, 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, ok, err := tt.held.tap.peek(&tt.held.limits, tt.input)
+			_, ok, err := tt.held.seq.Parse(&tt.held.limits, tt.input)
 			var broken *ProtocolError
 			switch {
 			case tt.code == 0 && (!ok || err != nil):
@@ -73,7 +73,7 @@ func TestTapJudgesHeaders(t *testing.T) {
 			}
 			// What is fine as a whole is fine, and not complete, at any length before.
 			for n := range tt.input {
-				if _, ok, err := tt.held.tap.peek(&tt.held.limits, tt.input[:n]); tt.code == 0 && (ok || err != nil) {
+				if _, ok, err := tt.held.seq.Parse(&tt.held.limits, tt.input[:n]); tt.code == 0 && (ok || err != nil) {
 					t.Errorf("%d bytes: %v, %v", n, ok, err)
 				}
 			}
@@ -81,11 +81,11 @@ func TestTapJudgesHeaders(t *testing.T) {
 	}
 }
 
-func TestTapCountsWithoutOverflow(t *testing.T) {
-	tap := tap{}
+func TestSequenceCountsWithoutOverflow(t *testing.T) {
+	seq := Sequence{}
 	for range 3 {
-		tap.accept(&frame{opcode: opContinuation, payload: math.MaxInt64})
-		if tap.length < 0 {
+		seq.Accept(&Header{Opcode: Continuation, Payload: math.MaxInt64})
+		if seq.length < 0 {
 			t.Fatal("negative length")
 		}
 	}
@@ -101,22 +101,22 @@ func TestCloseCodes(t *testing.T) {
 	}
 }
 
-// FuzzTap feeds a tap a stream of bytes as frames, whole and in pieces: it must come to the same verdict, and let nothing
+// FuzzSequence feeds a Sequence a stream of bytes as frames, whole and in pieces: it must come to the same verdict, and let nothing
 // pass that is against the rules.
-func FuzzTap(f *testing.F) {
+func FuzzSequence(f *testing.F) {
 	f.Add([]byte{0x81, 0x85, 1, 2, 3, 4, 'h', 'e', 'l', 'l', 'o'}, true, false)
 	f.Add([]byte{0x01, 0x00, 0x89, 0x00, 0x80, 0x00}, false, false)
 	f.Add([]byte{0xc1, 0x81, 0, 0, 0, 0, 0}, true, true)
 	f.Add([]byte{0x82, 0xfe, 0, 125}, true, false)
 	f.Fuzz(func(t *testing.T, input []byte, server, compression bool) {
-		var tap tap
+		var seq Sequence
 		limits := &Limits{Server: server, Compression: compression, MaxFrame: 1 << 20, MaxMessage: 1 << 21}
 		open := false
 		for len(input) > 0 {
-			f, ok, err := tap.peek(limits, input)
+			f, ok, err := seq.Parse(limits, input)
 			var failed error
-			for n := range min(len(input), maxHeader) + 1 {
-				g, okPiece, errPiece := tap.peek(limits, input[:n])
+			for n := range min(len(input), MaxHeader) + 1 {
+				g, okPiece, errPiece := seq.Parse(limits, input[:n])
 				if okPiece && (!ok || g != f) {
 					t.Fatalf("%x: %+v, whole %+v", input[:n], g, f)
 				}
@@ -130,20 +130,20 @@ func FuzzTap(f *testing.F) {
 			if !ok {
 				return
 			}
-			if f.masked != server || f.rsv1 && !compression || f.control() && (!f.final || f.payload > maxControl || f.rsv1) ||
-				f.payload < 0 || f.payload > 1<<20 || f.header > maxHeader || !f.control() && (f.opcode == opContinuation) != open {
-				t.Fatalf("%x passed as %+v", input[:f.header], f)
+			if f.Masked != server || f.RSV1 && !compression || f.Control() && (!f.Final || f.Payload > MaxControl || f.RSV1) ||
+				f.Payload < 0 || f.Payload > 1<<20 || f.Size > MaxHeader || !f.Control() && (f.Opcode == Continuation) != open {
+				t.Fatalf("%x passed as %+v", input[:f.Size], f)
 			}
-			if !f.control() {
-				tap.accept(&f)
-				open = !f.final
+			if !f.Control() {
+				seq.Accept(&f)
+				open = !f.Final
 			}
-			skip := min(int64(f.header)+f.payload, int64(len(input)))
-			if f.opcode == opClose {
-				payload := bytes.Clone(input[f.header:skip])
-				unmask(payload, f.mask)
+			skip := min(int64(f.Size)+f.Payload, int64(len(input)))
+			if f.Opcode == Close {
+				payload := bytes.Clone(input[f.Size:skip])
+				Mask(payload, f.Key)
 				var closed *PeerClose
-				if errors.As(parseClose(payload), &closed) && len(payload) > 0 &&
+				if errors.As(ParseClose(payload), &closed) && len(payload) > 0 &&
 					(!ValidCloseCode(closed.Code) || closed.Code != int(binary.BigEndian.Uint16(payload)) || !bytes.Equal([]byte(closed.Reason), payload[2:])) {
 					t.Fatalf("%x passed as %v", payload, closed)
 				}

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/foyerws/foyer/internal/frame"
 	"github.com/foyerws/foyer/internal/wire"
 )
 
@@ -43,21 +44,24 @@ type config struct {
 	limiter      limiter
 	lastError    atomic.Pointer[error]
 
-	plain, deflated wire.Limits // without and with permessage-deflate
+	plain, deflated wire.Rules // without and with permessage-deflate
 	registry        *registry
 	pool            *pool  // nil on a client
 	windows         budget // what sockets with context takeover may keep
 }
 
 // complete puts the defaults into a config that has what the program has set.
-func (c *config) complete(server bool, maxFrame int64) error {
+func (c *config) complete(server bool, maxFrame int64, newKey func() uint32) error {
 	c.maxMessage = orDefault(c.maxMessage, defaultMaxMessageSize)
 	c.maxWrite = orDefault(c.maxWrite, defaultMaxWriteBuffer)
 	c.frameSize = max(c.frameSize, 0)
 	c.pingInterval = orDefault(c.pingInterval, defaultPingInterval)
 	c.pongTimeout = orDefault(max(c.pongTimeout, 0), defaultPongTimeout)
 	c.closeTimeout = orDefault(max(c.closeTimeout, 0), defaultCloseTimeout)
-	c.plain = wire.Limits{Server: server, MaxFrame: max(maxFrame, 0), MaxMessage: c.maxMessage}
+	c.plain = wire.Rules{
+		Limits: frame.Limits{Server: server, MaxFrame: max(maxFrame, 0), MaxMessage: c.maxMessage},
+		NewKey: newKey,
+	}
 	c.deflated = c.plain
 	c.deflated.Compression = true
 	c.level = orDefault(c.level, defaultLevel)
@@ -80,8 +84,8 @@ func orDefault[T ~int | ~int64](v, def T) T {
 	return v
 }
 
-// limits returns what the peer of a socket is held to.
-func (c *config) limits(deflate bool) *wire.Limits {
+// rules returns what the frames of a socket are held to.
+func (c *config) rules(deflate bool) *wire.Rules {
 	if deflate {
 		return &c.deflated
 	}

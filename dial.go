@@ -194,7 +194,6 @@ func (o *DialOptions) dial(ctx context.Context, cfg *config, u *url.URL, header 
 		c.Abandon()
 		return nil, resp, err
 	}
-	c.Mask(cfg.containedMask(o.MaskGenerator))
 	s := newSocket(c, cfg, keepSent(resp.Request, conn), resp.Header.Get("Sec-Websocket-Protocol"), false, deflate)
 	cfg.registry.reserve(0)
 	cfg.registry.add(s)
@@ -216,7 +215,7 @@ func (o *DialOptions) config() (*config, error) {
 		logger:       o.Logger,
 		registry:     new(registry),
 	}
-	return cfg, cfg.complete(false, o.MaxFrameSize)
+	return cfg, cfg.complete(false, o.MaxFrameSize, cfg.containedMask(o.MaskGenerator))
 }
 
 // containedMask returns a generator of masks that does not panic.

@@ -146,7 +146,7 @@ func (h *Handler) init() {
 			registry:     &h.registry,
 			pool:         &h.pool,
 		}
-		if err := h.config.complete(true, h.MaxFrameSize); err != nil {
+		if err := h.config.complete(true, h.MaxFrameSize, nil); err != nil {
 			panic(err.Error())
 		}
 		h.pool.limit(h.MaxPending)

@@ -15,13 +15,13 @@ import (
 
 // A message is one that came from the peer, or as much of it as has come.
 type message struct {
-	kind       MessageType
-	p          []byte // what the program gets; valid until took is called
-	own        bool   // p is nobody else's
-	inPlace    bool   // p lies in the buffer of the wire
-	begin      int    // where the frame at hand begins in p
-	text       utf8Checker
-	store      []byte // memory that is used again
+	kind    MessageType
+	p       []byte // what the program gets; valid until took is called
+	own     bool   // p is nobody else's
+	inPlace bool   // p lies in the buffer of the wire
+	begin   int    // where the frame at hand begins in p
+	text    utf8Checker
+	store   []byte // memory that is used again
 }
 
 var messages = sync.Pool{New: func() any { return new(message) }}

@@ -114,7 +114,7 @@ func (s *Socket) more() *extra {
 // newSocket returns the Socket that speaks through c. What it writes stays in memory until c is opened.
 func newSocket(c *wire.Conn, cfg *config, r record, subprotocol string, server bool, deflate *compression) *Socket {
 	s := &Socket{wire: c, config: cfg, request: r, subprotocol: subprotocol, server: server, deflate: deflate}
-	c.Frame(cfg.limits(deflate != nil), (*owner)(s))
+	c.Frame(cfg.rules(deflate != nil), (*owner)(s))
 	return s
 }
 

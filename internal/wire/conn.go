@@ -42,11 +42,10 @@ type Owner interface {
 
 // Conn is a connection that carries frames. One goroutine reads at a time; any number write.
 type Conn struct {
-	*network                 // nil once the descriptor was taken
-	descriptor               // taken from the net package, where that is possible
-	owner      Owner         // nil until the handshake is over
-	limits     *Limits       // of the frames
-	newKey     func() uint32 // makes the mask of a frame that a client sends; nil on a server
+	*network          // nil once the descriptor was taken
+	descriptor        // taken from the net package, where that is possible
+	owner      Owner  // nil until the handshake is over
+	rules      *Rules // for the frames
 
 	// Input. Only the goroutine that reads touches these.
 	in        *buffer // nil while it holds nothing
@@ -63,15 +62,17 @@ type Conn struct {
 	output
 }
 
-// Limits are what a peer is held to.
-type Limits = frame.Limits
+// Rules are what the frames of both directions are held to.
+type Rules struct {
+	frame.Limits               // of the peer
+	NewKey       func() uint32 // makes the mask of each frame that is sent; nil on a server. Whoever sends calls it
+}
 
 // A dataFrame is one whose header was read.
 type dataFrame struct {
 	left   int64  // bytes of payload that were not taken
 	key    uint32 // of their mask; 0 if they have none
 	opcode byte
-	rsv1   bool
 	final  bool
 	there  bool // until the next one is wanted
 }
@@ -97,10 +98,10 @@ func New(conn net.Conn, early []byte) *Conn {
 	return c
 }
 
-// Frame ends the handshake: from here on the input is frames held to l, which must not change, and the connection
+// Frame ends the handshake: from here on all is frames held to the rules, which must not change, and the connection
 // belongs to the Conn alone.
-func (c *Conn) Frame(l *Limits, owner Owner) {
-	c.limits = l
+func (c *Conn) Frame(rules *Rules, owner Owner) {
+	c.rules = rules
 	c.owner = owner
 	if !c.taken() {
 		c.takeDescriptor()
@@ -335,7 +336,7 @@ func (c *Conn) advance() error {
 		return errNotFramed
 	}
 	for {
-		h, ok, err := c.sequence.Parse(c.limits, c.Peek())
+		h, ok, err := c.sequence.Parse(&c.rules.Limits, c.Peek())
 		if err != nil {
 			c.rerr = err
 			return err
@@ -349,7 +350,7 @@ func (c *Conn) advance() error {
 		if !h.Control() {
 			c.sequence.Accept(&h)
 			c.Discard(h.Size)
-			c.atHand = dataFrame{left: h.Payload, key: h.Key, opcode: h.Opcode, rsv1: h.RSV1, final: h.Final, there: true}
+			c.atHand = dataFrame{left: h.Payload, key: h.Key, opcode: h.Opcode, final: h.Final, there: true}
 			return nil
 		}
 		if err := c.takeControl(&h); err != nil {

@@ -89,14 +89,14 @@ func (o callbacks) Failed(err error) {
 }
 
 // framed returns a Conn on conn that has its handshake behind it.
-func framed(conn net.Conn, early []byte, l Limits, control func(byte, []byte)) *Conn {
+func framed(conn net.Conn, early []byte, l Rules, control func(byte, []byte)) *Conn {
 	c := New(conn, early)
 	c.Frame(&l, callbacks{control: control})
 	c.Open()
 	return c
 }
 
-var server = Limits{Server: true}
+var server = Rules{Limits: frame.Limits{Server: true}}
 
 // text is a masked text frame.
 func text(p string) []byte {

@@ -120,7 +120,7 @@ func (c *Conn) Finish(limit time.Duration, linger bool) {
 	switch err := c.Flush(ctx); {
 	case err != nil:
 	case linger:
-		Linger(c.NetConn(), limit, c.limits.Server)
+		Linger(c.NetConn(), limit, c.rules.Server)
 	default:
 		closeWrite(c.NetConn())
 	}

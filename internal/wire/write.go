@@ -63,9 +63,6 @@ var queues = sync.Pool{New: func() any { return new(queue) }}
 // maxVector is how many pieces go into one system call.
 const maxVector = 64
 
-// Mask has the frames of a client masked. newKey makes the keys, and is called by whoever sends. It must be called before Frame.
-func (c *Conn) Mask(newKey func() uint32) { c.newKey = newKey }
-
 // Open lets bytes leave.
 func (c *Conn) Open() {
 	c.mu.Lock()
@@ -121,8 +118,8 @@ var (
 // Send takes in a frame and lets it leave. It waits only where Inline allows it. The mark is for WaitWritten.
 func (c *Conn) Send(f *Frame) (mark uint64, err error) {
 	var key uint32
-	if c.newKey != nil {
-		key = c.newKey() // the program's, which is called without a lock
+	if c.rules.NewKey != nil {
+		key = c.rules.NewKey() // the program's, which is called without a lock
 	}
 	c.mu.Lock()
 	control := f.First&0x08 != 0
@@ -246,7 +243,7 @@ func (c *Conn) carrySoonAndUnlock() {
 func (c *Conn) putFrame(f *Frame, key uint32) {
 	var header [frame.MaxHeader]byte
 	switch {
-	case c.newKey != nil:
+	case c.rules.NewKey != nil:
 		c.put(frame.AppendMaskedHeader(header[:0], f.First, len(f.Payload), key), 0)
 		c.put(f.Payload, key)
 	case f.Lent && len(f.Payload) > 0:

@@ -247,6 +247,16 @@ func (h *Handler) HandleConnection(conn net.Conn) error { return h.handle(wire.N
 
 // handle performs the opening handshake on c.
 func (h *Handler) handle(c *wire.Conn) error {
+	return h.handleWith(c, func(c *wire.Conn, r *http.Request, deadline time.Time) *HandshakeError {
+		_, refusal := h.handshake(r, deadline, true, presence{left: c.HungUp}, func(authorized http.Header) (arrival, *HandshakeError) {
+			return arrival{wire: c, kept: keep(r), header: answerHeader(nil, authorized)}, nil
+		})
+		return refusal
+	})
+}
+
+// handleWith reads a request from c and has shake perform the handshake.
+func (h *Handler) handleWith(c *wire.Conn, shake func(c *wire.Conn, r *http.Request, deadline time.Time) *HandshakeError) error {
 	h.init()
 	deadline := h.deadline()
 	defer bound(c, deadline)()
@@ -268,9 +278,7 @@ func (h *Handler) handle(c *wire.Conn) error {
 	if whole {
 		r.TLS = state
 		r.RemoteAddr = address(c.RemoteAddr())
-		_, refusal = h.handshake(r, deadline, true, presence{left: c.HungUp}, func(authorized http.Header) (arrival, *HandshakeError) {
-			return arrival{wire: c, kept: keep(r), header: answerHeader(nil, authorized)}, nil
-		})
+		refusal = shake(c, r, deadline)
 	} else if h.registry.isClosed() {
 		refusal = unavailable(ErrClosed)
 	}
@@ -324,18 +332,36 @@ type presence struct {
 	left func() bool     // looks
 }
 
-// handshake is the opening handshake of a request that was read. The first check that fails is the answer.
-func (h *Handler) handshake(r *http.Request, deadline time.Time, pooled bool, client presence, connect connect) (*Socket, *HandshakeError) {
+// handshake is the opening handshake of a request that was read, for a socket.
+func (h *Handler) handshake(r *http.Request, deadline time.Time, pooled bool, client presence, connect connect) (s *Socket, refusal *HandshakeError) {
+	refusal = h.letIn(r, deadline, pooled, client, func(asked *http.Request, authorized http.Header) (func(), *HandshakeError) {
+		a, refusal := connect(authorized)
+		if refusal != nil {
+			return nil, refusal
+		}
+		var err error
+		if s, err = h.upgrade(a, r); err != nil {
+			return nil, &HandshakeError{Code: CloseInternalServerErr, Reason: "Internal server error.", Err: err}
+		}
+		s.adoptValues(asked)
+		return func() { h.seat(s, pooled) }, nil
+	})
+	return s, refusal
+}
+
+// letIn judges a request that was read, and has answer answer it when it is let in and has its places. The first check that fails is
+// the refusal. answer returns what is done when nothing can fail any more.
+func (h *Handler) letIn(r *http.Request, deadline time.Time, pooled bool, client presence, answer func(asked *http.Request, authorized http.Header) (seat func(), refusal *HandshakeError)) *HandshakeError {
 	if refusal := h.begin(); refusal != nil {
-		return nil, refusal
+		return refusal
 	}
 	defer h.registry.endHandshake() // also when a hook ends its goroutine
 	if refusal := checkRequest(r); refusal != nil {
-		return nil, refusal
+		return refusal
 	}
 	if pooled {
 		if err := h.pool.begin(); err != nil {
-			return nil, h.poolFull(err)
+			return h.poolFull(err)
 		}
 	}
 	asked, cancel := h.within(r, deadline)
@@ -349,7 +375,7 @@ func (h *Handler) handshake(r *http.Request, deadline time.Time, pooled bool, cl
 		refusal = h.awaitPlace(deadline, client)
 	}
 	if refusal != nil {
-		return nil, refusal
+		return refusal
 	}
 
 	seated := false
@@ -359,25 +385,20 @@ func (h *Handler) handshake(r *http.Request, deadline time.Time, pooled bool, cl
 		}
 	}()
 	if refusal := h.reserveOpen(); refusal != nil {
-		return nil, refusal
+		return refusal
 	}
 	defer func() {
 		if !seated {
 			h.registry.release()
 		}
 	}()
-	a, refusal := connect(authorized)
+	seat, refusal := answer(asked, authorized)
 	if refusal != nil {
-		return nil, refusal
+		return refusal
 	}
-	s, err := h.upgrade(a, r)
-	if err != nil {
-		return nil, &HandshakeError{Code: CloseInternalServerErr, Reason: "Internal server error.", Err: err}
-	}
-	s.adoptValues(asked)
 	seated = true
-	h.seat(s, pooled)
-	return s, nil
+	seat()
+	return nil
 }
 
 // begin notes that a handshake has begun, unless no socket can be let in at the moment.

@@ -18,6 +18,7 @@ type registry struct {
 	reserved int                     // handshakes that hold a place
 	untold   int                     // sockets that handle events and have not called Closed yet, and ForEach functions that run
 	sockets  map[*Socket]struct{}
+	guests   map[*guestConn]struct{} // connections that are owned elsewhere; open as well
 	closed   bool
 	shut     chan struct{} // closed when closed is set; nil until somebody waits for that
 	idle     chan struct{} // closed when nothing is open any more; nil when nobody waits for that
@@ -100,7 +101,7 @@ func (g *registry) full(max int) error {
 	switch {
 	case g.closed:
 		return ErrClosed
-	case max > 0 && g.reserved+len(g.sockets) >= max:
+	case max > 0 && g.reserved+g.open() >= max:
 		return errMaxOpen
 	}
 	return nil
@@ -134,6 +135,42 @@ func (g *registry) add(s *Socket) bool {
 		g.timer = time.AfterFunc(g.tick, g.sweep)
 	}
 	return !g.closed
+}
+
+// open returns how many sockets are open, guests included. The caller has the lock.
+func (g *registry) open() int { return len(g.sockets) + len(g.guests) }
+
+// addGuest is add for a connection that is owned elsewhere.
+func (g *registry) addGuest(c *guestConn) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.reserved--
+	g.upgraded++
+	if g.guests == nil {
+		g.guests = make(map[*guestConn]struct{})
+	}
+	g.guests[c] = struct{}{}
+	return !g.closed
+}
+
+// removeGuest forgets c, whose connection is closed.
+func (g *registry) removeGuest(c *guestConn) {
+	g.mu.Lock()
+	_, open := g.guests[c]
+	delete(g.guests, c)
+	g.traffic.add(c.traffic())
+	g.wakeIfIdle()
+	g.mu.Unlock()
+	if open {
+		g.countEnd(CloseCode(c.code.Load()))
+	}
+}
+
+// allGuests returns the open connections that are owned elsewhere.
+func (g *registry) allGuests() []*guestConn {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Collect(maps.Keys(g.guests))
 }
 
 // countEnd records how s ended.
@@ -178,7 +215,7 @@ func (g *registry) told() {
 }
 
 func (g *registry) wakeIfIdle() {
-	if g.idle != nil && g.reserved+len(g.sockets)+g.handling+g.untold == 0 {
+	if g.idle != nil && g.reserved+g.open()+g.handling+g.untold == 0 {
 		close(g.idle)
 		g.idle = nil
 	}
@@ -310,8 +347,11 @@ func (g *registry) stats() Stats {
 	for s := range g.sockets {
 		total.add(s.traffic())
 	}
+	for c := range g.guests {
+		total.add(c.traffic())
+	}
 	return Stats{
-		Open: len(g.sockets), Upgraded: g.upgraded, Accepted: g.accepted,
+		Open: g.open(), Upgraded: g.upgraded, Accepted: g.accepted,
 		Refused: maps.Clone(g.refused), Closed: maps.Clone(g.ended),
 		MessagesIn: total.messagesIn, MessagesOut: total.messagesOut, BytesIn: total.bytesIn, BytesOut: total.bytesOut,
 	}

@@ -39,10 +39,16 @@ func (h *Handler) Drain(ctx context.Context, spread time.Duration) error {
 		case <-closed:
 		}
 	}
-	sockets := h.registry.all()
-	for i, s := range sockets {
-		sleepUntil(float64(i) / float64(len(sockets)))
-		s.beginClose(CloseServiceRestart, "")
+	var leave []func()
+	for _, s := range h.registry.all() {
+		leave = append(leave, func() { s.beginClose(CloseServiceRestart, "") })
+	}
+	for _, c := range h.registry.allGuests() {
+		leave = append(leave, func() { c.goAway(int(CloseServiceRestart)) })
+	}
+	for i, goAway := range leave {
+		sleepUntil(float64(i) / float64(len(leave)))
+		goAway()
 	}
 	sleepUntil(1)
 	return h.shutdown(ctx, CloseServiceRestart)
@@ -55,6 +61,9 @@ func (h *Handler) shutdown(ctx context.Context, code CloseCode) error {
 	for _, s := range h.registry.all() {
 		s.beginClose(code, "")
 	}
+	for _, c := range h.registry.allGuests() {
+		c.goAway(int(code))
+	}
 	select {
 	case <-h.registry.whenIdle():
 		return nil
@@ -65,7 +74,11 @@ func (h *Handler) shutdown(ctx context.Context, code CloseCode) error {
 		s.abort(ctx.Err())
 		s.wire.Close() // if it had ended, but lingered
 	}
-	return fmt.Errorf("foyer: shutdown was not finished, and %d sockets were cut off: %w", len(rest), ctx.Err())
+	guests := h.registry.allGuests()
+	for _, c := range guests {
+		c.Close()
+	}
+	return fmt.Errorf("foyer: shutdown was not finished, and %d sockets were cut off: %w", len(rest)+len(guests), ctx.Err())
 }
 
 // Close is Shutdown with a second's patience. It always returns nil.

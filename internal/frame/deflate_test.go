@@ -44,12 +44,12 @@ func TestDeflateInEveryWay(t *testing.T) {
 	for i := range noise {
 		noise[i] = byte(random.IntN(256))
 	}
-	messages := append(chat(), nil, []byte("x"), noise, bytes.Repeat([]byte("abc"), 100000), noise[:70000], []byte("y"), noise[60000:])
+	messages := append(chat()[:40], nil, []byte("x"), noise, bytes.Repeat([]byte("abc"), 20000), noise[:70000], []byte("y"), noise[60000:])
 	for _, takeover := range []bool{false, true} {
 		for bits := 8; bits <= maxBits; bits++ {
 			levels := []int{5}
 			if bits == maxBits {
-				levels = []int{1, 2, 3, 4, 5, 6, 7, 8, 9}
+				levels = []int{1, 3, 6, 9}
 			}
 			for _, level := range levels {
 				d := Direction{takeover, bits}

@@ -119,11 +119,7 @@ type Deflation struct {
 func (d Deflater) Begin() *Deflation {
 	z := d.pool.Get().(*Deflation)
 	z.by = d
-	if d.window == nil {
-		z.flate.Reset((*sink)(z))
-	} else {
-		z.flate.ResetDict((*sink)(z), d.window.bytes)
-	}
+	z.flate.ResetDict((*sink)(z), d.window.dictionary()) // Reset would keep the one of the message before
 	return z
 }
 

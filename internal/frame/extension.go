@@ -26,12 +26,12 @@ const keptBits = 12
 
 const extensionName = "permessage-deflate"
 
-// Offer returns what a client puts into Sec-WebSocket-Extensions.
+// Offer returns what a client puts into Sec-WebSocket-Extensions. Some servers refuse who cannot do with any window.
 func Offer(takeover bool) string {
 	if takeover {
 		return extensionName + "; client_max_window_bits"
 	}
-	return extensionName + "; server_no_context_takeover; client_no_context_takeover"
+	return extensionName + "; server_no_context_takeover; client_no_context_takeover; client_max_window_bits"
 }
 
 // Accept chooses the first of a client's offers that a server can accept, and returns what it agrees to and says in its answer.
@@ -80,7 +80,7 @@ var errAnswer = errors.New("permessage-deflate with parameters that are malforme
 // does not ask for that.
 func Agree(answer string, takeover bool) (Agreement, error) {
 	p, ok := parseExtension(answer)
-	if !ok || p.clientBitsGiven && (!takeover || p.clientBitsAny) {
+	if !ok || p.clientBitsAny {
 		return Agreement{}, errAnswer
 	}
 	return Agreement{

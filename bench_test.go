@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -78,5 +79,60 @@ func BenchmarkBroadcast(b *testing.B) {
 				}
 			}
 		}, Text, message)
+	}
+}
+
+// TestAllocationsOfAnEcho counts what the socket allocates for a message that is not as simple as can be.
+func TestAllocationsOfAnEcho(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector allocates as well")
+	}
+	fragments := slices.Concat(maskedFrame(0x02, strings.Repeat("x", 100)), maskedFrame(0x00, strings.Repeat("y", 100)), maskedFrame(0x80, strings.Repeat("z", 100)))
+	for _, test := range []struct {
+		name, extension string
+		sent            []byte
+		most            float64 // with Events and with Read
+	}{
+		{"fragmented", "", fragments, 2},
+		{"100 kB", "", maskedFrame(0x82, strings.Repeat("x", 100_000)), 2},
+		{"compressed", "permessage-deflate; server_no_context_takeover; client_no_context_takeover", maskedFrame(0xc1, deflated(strings.Repeat("hello there ", 30))), 2},
+	} {
+		for _, events := range []bool{true, false} {
+			h := closeHandler(t, &Handler{Compression: CompressionNoContextTakeover})
+			if events {
+				listenAll(h, Events{Message: echoBack})
+			} else {
+				go func() {
+					for s := range h.Incoming(background) {
+						go echo(background, s)
+					}
+				}()
+			}
+			conn := dialTCP(t, serveRaw(t, h))
+			ask(t, conn, handshakeRequest("Sec-WebSocket-Extensions: "+test.extension))
+			p := make([]byte, 100_010)
+			once := func() {
+				conn.Write(test.sent)
+				io.ReadFull(conn, p[:4])
+				n := int(p[1])
+				switch n {
+				case 126:
+					n = int(p[2])<<8 + int(p[3])
+				case 127:
+					n = 100_006
+				default:
+					n -= 2
+				}
+				if _, err := io.ReadFull(conn, p[:n]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 100 {
+				once()
+			}
+			if got := testing.AllocsPerRun(500, once); got > test.most {
+				t.Errorf("%s, events %v: %v allocations a message", test.name, events, got)
+			}
+		}
 	}
 }

@@ -1,6 +1,5 @@
 // Package foyer lets WebSockets into a net/http program: it upgrades requests and raw connections, decides who may come
-// in, and lets accepted sockets wait in a bounded pool until the program takes them. gorilla/websocket builds and parses
-// the frames.
+// in, and lets accepted sockets wait in a bounded pool until the program takes them.
 //
 // # The life of a socket
 //

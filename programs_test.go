@@ -44,6 +44,7 @@ var visits = []visit{
 		return crowd.Hear(ctx, s, "hello, and that was all")
 	}},
 	{document: "README.md", marks: "foyer.Events{", path: "/ws", talk: crowd.Echo("")},
+	{document: "docs/migrate.md", marks: "gorillaconn.Upgrade", path: "/ws", talk: crowd.Echo("")},
 	{document: "docs/deploy.md", marks: "ClientIPFromXFF", path: "/ws", talk: crowd.Echo("you are 127.0.0.1")},
 	{document: "docs/deploy.md", marks: "foyer.EnableHTTP2", path: "/ws", secure: true, talk: crowd.Echo("")},
 	{document: "docs/identity.md", marks: "hmac.New", path: "/ws", options: logIn, talk: func(ctx context.Context, s *foyer.Socket) error {
@@ -74,7 +75,7 @@ func TestProgramsInTheDocumentsServeACrowd(t *testing.T) {
 		t.Skip("builds and runs programs")
 	}
 	shown := make(map[string]int)
-	for _, document := range []string{"README.md", "docs/deploy.md", "docs/identity.md", "docs/qt.md", "docs/architecture.md", "docs/trouble.md"} {
+	for _, document := range []string{"README.md", "docs/deploy.md", "docs/identity.md", "docs/qt.md", "docs/architecture.md", "docs/trouble.md", "docs/migrate.md"} {
 		text, err := os.ReadFile(document)
 		if err != nil {
 			t.Fatal(err)

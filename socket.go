@@ -13,7 +13,7 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// A MessageType says what a message holds. The numbers are gorilla's, and the opcodes of RFC 6455 section 11.8.
+// A MessageType says what a message holds. The numbers are the opcodes of RFC 6455 section 11.8.
 type MessageType int
 
 // The types of messages.

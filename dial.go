@@ -355,7 +355,7 @@ func (o *DialOptions) checkAnswer(cfg *config, resp *http.Response, head []byte,
 	case len(resp.Header["Upgrade"]) != 1 || !strings.EqualFold(resp.Header.Get("Upgrade"), "websocket"):
 		return nil, fmt.Errorf("Upgrade is %q and not websocket (RFC 6455 section 4.1)", resp.Header["Upgrade"])
 	case !httpguts.HeaderValuesContainsToken(resp.Header["Connection"], "upgrade"):
-		return nil, fmt.Errorf("Connection is %q and not Upgrade (RFC 6455 section 4.1)", resp.Header["Connection"])
+		return nil, fmt.Errorf("the Connection header is %q and not Upgrade (RFC 6455 section 4.1)", resp.Header["Connection"])
 	case len(resp.Header["Sec-Websocket-Accept"]) > 1:
 		return nil, errors.New("several Sec-WebSocket-Accept headers (RFC 6455 section 4.1)")
 	case !isOnly(resp.Header["Sec-Websocket-Accept"], accept):

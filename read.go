@@ -2,7 +2,6 @@ package foyer
 
 import (
 	"context"
-	"errors"
 	"io"
 	"runtime"
 	"sync/atomic"
@@ -212,18 +211,18 @@ func (r *lockedReader) Read(p []byte) (int, error) {
 // readFailed ends the socket over what ended its input, and returns how it ended.
 func (s *Socket) readFailed(ctx context.Context) error {
 	cause := s.wire.Err()
-	var peer *frame.PeerClose
-	var broken *frame.ProtocolError
-	switch {
-	case errors.As(cause, &peer):
-		s.peerClosed(CloseCode(peer.Code), peer.Reason)
-	case errors.As(cause, &broken):
-		return s.violated(broken)
-	case cause == wire.ErrInterrupted:
-		s.abort(ctx.Err())
-	case cause == io.EOF:
-		s.abort(io.ErrUnexpectedEOF) // without a close frame
+	switch why := cause.(type) {
+	case *frame.PeerClose:
+		s.peerClosed(CloseCode(why.Code), why.Reason)
+	case *frame.ProtocolError:
+		return s.violated(why)
 	default:
+		switch cause {
+		case wire.ErrInterrupted:
+			cause = ctx.Err()
+		case io.EOF:
+			cause = io.ErrUnexpectedEOF // without a close frame
+		}
 		s.abort(cause)
 	}
 	return s.Err()

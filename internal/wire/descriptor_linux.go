@@ -139,6 +139,7 @@ func NewAcceptor(l net.Listener) *Acceptor {
 	if fd < 0 {
 		return nil
 	}
+	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // as the net package does; each connection has it from there
 	a := &Acceptor{file: os.NewFile(uintptr(fd), "listener")}
 	if a.raw, err = a.file.SyscallConn(); err != nil {
 		a.file.Close()
@@ -155,12 +156,13 @@ func (a *Acceptor) Close() error { return a.file.Close() }
 
 // Accept waits for the next connection.
 func (a *Acceptor) Accept() (*Conn, error) {
-	fd, from, err := -1, unix.Sockaddr(nil), error(nil)
+	fd, from, err := -1, syscall.Sockaddr(nil), error(nil)
 	closed := a.raw.Read(func(listener uintptr) bool {
 		for {
-			fd, from, err = unix.Accept4(int(listener), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-			if err != unix.EINTR && err != unix.ECONNABORTED {
-				return err != unix.EAGAIN
+			// Not package unix's, which asks the system for each connection's protocol.
+			fd, from, err = syscall.Accept4(int(listener), syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC)
+			if err != syscall.EINTR && err != syscall.ECONNABORTED {
+				return err != syscall.EAGAIN
 			}
 		}
 	})
@@ -170,11 +172,10 @@ func (a *Acceptor) Accept() (*Conn, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("accept4", err)
 	}
-	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // as the net package does
 	c := &Conn{}
 	local := a.local
 	if !local.IsValid() {
-		name, _ := unix.Getsockname(fd)
+		name, _ := syscall.Getsockname(fd)
 		local = addrPort(name)
 	}
 	c.local, c.remote = unique.Make(local), addrPort(from)
@@ -191,11 +192,11 @@ func (noRoom) Temporary() bool { return true }
 func (e noRoom) Unwrap() error { return e.error }
 
 // addrPort returns an address as Go has it.
-func addrPort(sa unix.Sockaddr) netip.AddrPort {
+func addrPort(sa syscall.Sockaddr) netip.AddrPort {
 	switch a := sa.(type) {
-	case *unix.SockaddrInet4:
+	case *syscall.SockaddrInet4:
 		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
-	case *unix.SockaddrInet6:
+	case *syscall.SockaddrInet6:
 		addr := netip.AddrFrom16(a.Addr).Unmap()
 		if a.ZoneId != 0 {
 			if i, err := net.InterfaceByIndex(int(a.ZoneId)); err == nil {

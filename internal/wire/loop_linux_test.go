@@ -381,3 +381,30 @@ func TestWaitHeedsItsContextWhileInputComes(t *testing.T) {
 		t.Error("the rest:", err, seen)
 	}
 }
+
+// Connections that are accepted past the net package send short messages at once, as its own do.
+func TestAcceptedConnectionsDoNotDelay(t *testing.T) {
+	l, err := net.Listen("tcp", "localhost:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	a := NewAcceptor(l)
+	defer a.Close()
+	theirs, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	c, err := a.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if on, err := unix.GetsockoptInt(int(c.fd), unix.IPPROTO_TCP, unix.TCP_NODELAY); on == 0 || err != nil {
+		t.Error(on, err)
+	}
+	if c.RemoteAddr().String() != theirs.LocalAddr().String() || c.LocalAddr().String() != l.Addr().String() {
+		t.Error(c.RemoteAddr(), c.LocalAddr())
+	}
+}

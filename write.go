@@ -70,7 +70,7 @@ func (s *Socket) send(ctx context.Context, t MessageType, p []byte, how patience
 	f := wire.Frame{
 		First:   frame.Final | byte(t),
 		Payload: p,
-		Lent:    long && s.server, // a client's is copied, because it is masked
+		Lent:    long && s.server && !s.splits(len(p)), // a client's is copied, because it is masked
 		Leave:   wire.Inline,
 		Room:    s.room(how != post),
 	}
@@ -172,9 +172,9 @@ func (s *Socket) sendPrepared(ctx context.Context, f *wire.Frame) (mark uint64, 
 		defer z.Release()
 		z.Write(f.Payload)
 		z.End()
-		f.First, f.Payload, f.Lent = f.First|frame.RSV1, z.Out, false
+		f.First, f.Payload = f.First|frame.RSV1, z.Out
 	}
-	piece := wire.Frame{First: f.First &^ frame.Final, Lent: f.Lent, Claimed: true, Leave: wire.Later}
+	piece := wire.Frame{First: f.First &^ frame.Final, Claimed: true, Leave: wire.Later}
 	for rest := f.Payload; ; piece.First = 0 {
 		piece.Payload = rest
 		if s.splits(len(rest)) {

@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/net/http/httpguts"
@@ -55,7 +56,7 @@ type DialOptions struct {
 
 	// MaskGenerator returns the mask of each frame (RFC 6455 section 5.3). Nil is crypto/rand. Masks that can be foreseen
 	// let a page or a peer write whatever it likes on the wire, which old proxies may take for an HTTP request. It is
-	// called while others wait and must not use the socket.
+	// called by one goroutine at a time, while others that send wait for it, and must not use the socket.
 	MaskGenerator func() uint32
 
 	// HandshakeTimeout bounds Dial as a whole, as its context does: name resolution, proxy, TLS and answer. 0 is 10
@@ -142,6 +143,9 @@ func (o *DialOptions) request(target string) (*url.URL, http.Header, error) {
 	case strings.Contains(target, "#"):
 		return nil, nil, fmt.Errorf("foyer: dial: a fragment in %q (RFC 6455 section 3)", targetOf(u))
 	}
+	if u.Host, err = httpguts.PunycodeHostPort(u.Host); err != nil {
+		return nil, nil, errors.New("foyer: dial: malformed host")
+	}
 	header := make(http.Header)
 	for name, values := range o.Header {
 		name = textproto.CanonicalMIMEHeaderKey(name)
@@ -152,6 +156,9 @@ func (o *DialOptions) request(target string) (*url.URL, http.Header, error) {
 			return nil, nil, fmt.Errorf("foyer: dial: the header %s belongs to the handshake", name)
 		}
 		header[name] = append(header[name], values...)
+	}
+	if host := header["Host"]; len(host) > 1 || len(host) == 1 && !(httpguts.ValidHostHeader(host[0]) && validHost(host[0])) {
+		return nil, nil, errors.New(`foyer: dial: malformed header "Host"`)
 	}
 	for _, name := range o.Subprotocols {
 		if !httpguts.ValidHeaderFieldName(name) { // which is a token, too
@@ -218,12 +225,15 @@ func (o *DialOptions) config() (*config, error) {
 	return cfg, cfg.complete(false, o.MaxFrameSize, cfg.containedMask(o.MaskGenerator))
 }
 
-// containedMask returns a generator of masks that does not panic.
+// containedMask returns a generator of masks that does not panic, and is called by one goroutine at a time.
 func (c *config) containedMask(generate func() uint32) func() uint32 {
 	if generate == nil {
 		return frame.RandomKey
 	}
+	var mu sync.Mutex
 	return func() (mask uint32) {
+		mu.Lock()
+		defer mu.Unlock()
 		defer func() {
 			if v := recover(); v != nil {
 				c.reportPanic("MaskGenerator", nil, v)

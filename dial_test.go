@@ -875,6 +875,22 @@ func (timeless) SetDeadline(time.Time) error      { return errors.ErrUnsupported
 func (timeless) SetReadDeadline(time.Time) error  { return errors.ErrUnsupported }
 func (timeless) SetWriteDeadline(time.Time) error { return errors.ErrUnsupported }
 
+// Names that are not ASCII are asked for as DNS knows them.
+func TestDialOfInternationalNames(t *testing.T) {
+	var asked string
+	Dial(t.Context(), "ws://bücher.example/", &DialOptions{
+		Proxy:   func(*http.Request) (*url.URL, error) { return nil, nil },
+		NetDial: func(_ context.Context, _, addr string) (net.Conn, error) { asked = addr; return nil, io.EOF },
+	})
+	if asked != "xn--bcher-kva.example:80" {
+		t.Error(asked)
+	}
+	_, _, err := Dial(t.Context(), "ws://localhost", &DialOptions{Header: http.Header{"Host": {"a b"}}})
+	if err == nil || !strings.Contains(err.Error(), "Host") {
+		t.Error(err)
+	}
+}
+
 func TestDialWithoutDeadlinesEndsWithItsContext(t *testing.T) {
 	for name, proxy := range map[string]*url.URL{"server": nil, "proxy": {Scheme: "http", Host: "localhost"}} {
 		ours, theirs := net.Pipe()

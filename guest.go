@@ -58,6 +58,18 @@ func (c *guestConn) Close() error {
 	return err
 }
 
+// leave has the connection closed by its owner, or by us when that takes longer than CloseTimeout.
+func (c *guestConn) leave(code CloseCode, closeTimeout time.Duration) {
+	c.goAway(int(code))
+	time.AfterFunc(closeTimeout, c.cut)
+}
+
+// cut is Close that does not wait for the goodbye of TLS.
+func (c *guestConn) cut() {
+	wire.CutOff(c.Conn)
+	c.Close()
+}
+
 func (c *guestConn) traffic() traffic {
 	return traffic{bytesIn: c.bytesIn.Load(), bytesOut: c.bytesOut.Load()}
 }
@@ -123,7 +135,7 @@ func (h *Handler) welcomeGuest(r *http.Request, deadline time.Time, client prese
 		c.goAway = goAway
 		return func() {
 			if !h.registry.addGuest(c) {
-				goAway(int(CloseGoingAway))
+				c.leave(CloseGoingAway, h.config.closeTimeout)
 			}
 			h.registry.countAccept()
 		}, nil

@@ -29,6 +29,23 @@ var messages = sync.Pool{New: func() any { return new(message) }}
 // maxPooledMessage is the longest message whose memory is kept.
 const maxPooledMessage = 1 << 20
 
+// What a peer claims to send is believed as far as it has sent a part of it: this is how many times as much memory is set aside for a
+// message, and the least.
+const (
+	believed    = 8
+	leastMemory = 512
+)
+
+// modest returns a message without more memory than is set aside for one of which n bytes have come: the rest may be long in coming.
+func (m *message) modest(n int) *message {
+	if cap(m.store) <= max(8*leastMemory, believed*n) {
+		return m
+	}
+	small := &message{kind: m.kind}
+	m.release()
+	return small
+}
+
 // release has m used again.
 func (m *message) release() {
 	if cap(m.store) > maxPooledMessage {
@@ -66,10 +83,12 @@ func (s *Socket) take(ctx context.Context, own bool, onFrame func(p []byte, last
 		case whole:
 			err = s.takeWhole(m, payload, onFrame)
 		case !s.wire.Compressed():
+			m = m.modest(s.wire.InMemory())
 			m.own = own && s.wire.LastFrame()
 			s.partial = m
 			err = s.collect(ctx, m, onFrame)
 		case s.wire.Waits():
+			m = m.modest(s.wire.InMemory())
 			err = s.inflateAsItComes(ctx, m, onFrame)
 		default:
 			err = errLong
@@ -191,11 +210,9 @@ func (s *Socket) collect(ctx context.Context, m *message, onFrame func(p []byte,
 
 // collectSome reads more of the frame at hand. Text is checked as it comes.
 func (s *Socket) collectSome(m *message, into *[]byte) error {
-	// What a peer claims to send is believed as far as it has sent a part of it.
-	const least, believed = 512, 8
 	p, left := *into, s.wire.Left()
-	if int64(cap(p)-len(p)) < min(left, least) {
-		p = slices.Grow(p, int(min(left, max(least, int64(believed*(len(p)+s.wire.InMemory()))))))
+	if int64(cap(p)-len(p)) < min(left, leastMemory) {
+		p = slices.Grow(p, int(min(left, max(leastMemory, int64(believed*(len(p)+s.wire.InMemory()))))))
 	}
 	n, err := s.wire.ReadPayload(p[len(p):cap(p)])
 	*into = p[:len(p)+n]
@@ -211,6 +228,9 @@ func (s *Socket) forgetMessages() {
 		s.partial.release()
 	}
 	s.partial, s.streamed = nil, nil
+	if s.deflate != nil {
+		s.deflate.in.Forget() // no message is delivered any more
+	}
 }
 
 // A messageReader reads one message as it comes, and checks its size and its text.

@@ -44,7 +44,7 @@ func (h *Handler) Drain(ctx context.Context, spread time.Duration) error {
 		leave = append(leave, func() { s.beginClose(CloseServiceRestart, "") })
 	}
 	for _, c := range h.registry.allGuests() {
-		leave = append(leave, func() { c.goAway(int(CloseServiceRestart)) })
+		leave = append(leave, func() { c.leave(CloseServiceRestart, h.config.closeTimeout) })
 	}
 	for i, goAway := range leave {
 		sleepUntil(float64(i) / float64(len(leave)))
@@ -62,7 +62,7 @@ func (h *Handler) shutdown(ctx context.Context, code CloseCode) error {
 		s.beginClose(code, "")
 	}
 	for _, c := range h.registry.allGuests() {
-		c.goAway(int(code))
+		c.leave(code, h.config.closeTimeout)
 	}
 	select {
 	case <-h.registry.whenIdle():
@@ -76,7 +76,7 @@ func (h *Handler) shutdown(ctx context.Context, code CloseCode) error {
 	}
 	guests := h.registry.allGuests()
 	for _, c := range guests {
-		c.Close()
+		c.cut()
 	}
 	return fmt.Errorf("foyer: shutdown was not finished, and %d sockets were cut off: %w", len(rest)+len(guests), ctx.Err())
 }

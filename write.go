@@ -146,7 +146,7 @@ func (s *Socket) await(ctx context.Context, err error, n int, room wire.Room) er
 	case !canWait && s.wire.Claimed() == wire.Streaming:
 		return ErrWriterOpen
 	case !canWait:
-		err = s.wire.WaitClaim(background) // which is ended by somebody who waits for nobody
+		err = s.wire.WaitPrepared() // by somebody who waits for nobody
 	case err == wire.ErrNoRoom:
 		err = s.wire.WaitRoom(ctx, max(room.Max-n, 0))
 	default:
@@ -166,7 +166,13 @@ func (s *Socket) sendPrepared(ctx context.Context, f *wire.Frame) (mark uint64, 
 	if err := s.claim(ctx, wire.Preparing, len(f.Payload), f.Room); err != nil {
 		return 0, err
 	}
-	defer s.wire.Unclaim(f.Leave)
+	done := false
+	defer func() {
+		if !done { // the program's MaskGenerator has ended the goroutine, perhaps between two frames
+			s.abort(nil)
+		}
+		s.wire.Unclaim(f.Leave)
+	}()
 	if s.compresses(len(f.Payload)) {
 		z := s.deflate.out.Begin()
 		defer z.Release()
@@ -184,16 +190,19 @@ func (s *Socket) sendPrepared(ctx context.Context, f *wire.Frame) (mark uint64, 
 			piece.First |= frame.Final
 		}
 		if mark, err = s.wire.Send(&piece); err != nil {
+			done = true
 			return 0, s.writeError(err)
 		}
 		if len(rest) == 0 {
+			done = true
 			return mark, nil
 		}
 	}
 }
 
 // Writer returns a writer for one message. What is written to it may leave at any time, in frames of the writer's
-// choosing; Close ends the message and must be called. Other messages wait until then; control frames pass in between.
+// choosing; Close ends the message and must be called. Other messages wait until then; control frames pass in between. On a
+// socket that compresses, an open Writer keeps about 1 MiB.
 // ctx counts for the writer as well: when it ends before the message does, the connection is broken.
 func (s *Socket) Writer(ctx context.Context, t MessageType) (io.WriteCloser, error) {
 	if t != Text && t != Binary {
@@ -305,12 +314,13 @@ func (w *messageWriter) send(p []byte, final byte) error {
 	return nil
 }
 
-// failed breaks the connection if it was not broken before: the peer has half of a message.
+// failed breaks the connection, because the peer has half of a message, unless it is broken or closing.
 func (w *messageWriter) failed(err error) error {
-	if w.socket.State() == StateOpen {
-		w.socket.abort(err)
+	s := w.socket
+	if s.State() == StateOpen && !s.wire.CloseSent() {
+		s.abort(err)
 	}
-	return w.socket.writeError(err)
+	return s.writeError(err)
 }
 
 // Close ends the message.

@@ -23,7 +23,7 @@ import (
 // read limit is the Handler's MaxMessageSize. When it returns an error, a *foyer.HandshakeError, the request was answered.
 //
 // The Conn must be closed. The Handler's Shutdown and Drain send it a close frame, and wait for that: a program that reads gets the
-// peer's answer as a *websocket.CloseError, and then closes the Conn.
+// peer's answer as a *websocket.CloseError, and then closes the Conn. After CloseTimeout they close it themselves.
 func Upgrade(h *foyer.Handler, w http.ResponseWriter, r *http.Request) (*websocket.Conn, error) {
 	var host host
 	if err := guest.Upgrade(h, w, r, host.answer); err != nil {

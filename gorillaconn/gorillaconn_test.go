@@ -282,3 +282,22 @@ func TestTLS(t *testing.T) {
 		t.Error(string(p), err)
 	}
 }
+
+// TestShutdownOfSilentPeers takes CloseTimeout: they do not answer the close frame.
+func TestShutdownOfSilentPeers(t *testing.T) {
+	h := &foyer.Handler{CloseTimeout: 50 * time.Millisecond}
+	for name, url := range serve(t, h) {
+		c, _, err := websocket.DefaultDialer.Dial(url, nil)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		defer c.Close() // which is never read
+	}
+	eventually(t, "both to be in", func() bool { return h.Stats().Open == 2 })
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	begin := time.Now()
+	if err := h.Shutdown(ctx); err != nil || time.Since(begin) > 5*time.Second {
+		t.Error(err, time.Since(begin))
+	}
+}

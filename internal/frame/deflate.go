@@ -35,6 +35,13 @@ func (w *Window) add(p []byte) {
 	w.bytes = append(w.bytes, p...)
 }
 
+// Forget gives up what is kept.
+func (w *Window) Forget() {
+	if w != nil {
+		w.bytes = nil
+	}
+}
+
 // dictionary returns what compression may refer to.
 func (w *Window) dictionary() []byte {
 	if w == nil {

@@ -547,7 +547,7 @@ func (c *Conn) Interrupt() {
 		return
 	}
 	if c.net.SetReadDeadline(longAgo) != nil {
-		cut(c.net)
+		CutOff(c.net)
 	}
 }
 
@@ -592,7 +592,7 @@ func (c *Conn) Abandon() error {
 		return c.Close()
 	}
 	if c.net.SetWriteDeadline(time.Now().Add(abandonTime)) != nil {
-		return cut(c.net) // the goodbye of TLS could wait for ever
+		return CutOff(c.net) // the goodbye of TLS could wait for ever
 	}
 	return c.net.Close()
 }
@@ -607,5 +607,5 @@ func (c *Conn) Close() error {
 		c.closeDescriptor()
 		return nil
 	}
-	return cut(c.net)
+	return CutOff(c.net)
 }

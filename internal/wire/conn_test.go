@@ -278,6 +278,9 @@ func TestWhoMaySend(t *testing.T) {
 	if err := c.Claim(Preparing, 0, Room{}); err != ErrClaimed {
 		t.Error(err)
 	}
+	if err := c.WaitPrepared(); err != nil {
+		t.Error("a wait for a Writer", err)
+	}
 	free := make(chan error)
 	go func() { free <- c.WaitClaim(t.Context()) }()
 	claimed := *message

@@ -130,7 +130,7 @@ func (c *Conn) Finish(limit time.Duration, linger bool) {
 // which eats it. With first it tells the peer that nothing more comes, and then it takes in what the peer still sends,
 // for no longer than limit.
 func Linger(conn net.Conn, limit time.Duration, first bool) {
-	defer cut(conn)
+	defer CutOff(conn)
 	if conn.SetDeadline(time.Now().Add(limit)) != nil {
 		return
 	}
@@ -148,8 +148,8 @@ func closeWrite(conn net.Conn) bool {
 	return ok && half.CloseWrite() == nil
 }
 
-// cut closes conn at once. Closing a TLS connection would wait for the peer to take a last record.
-func cut(conn net.Conn) error {
+// CutOff closes conn at once. Closing a TLS connection would wait for the peer to take a last record.
+func CutOff(conn net.Conn) error {
 	if below, ok := underTLS(conn); ok {
 		below.Close()
 	}

@@ -203,9 +203,21 @@ func (c *Conn) Claimed() Claim {
 	return c.claim
 }
 
+// CloseSent reports whether a close frame was sent.
+func (c *Conn) CloseSent() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed
+}
+
 // WaitClaim waits until nobody is in the middle of a message.
 func (c *Conn) WaitClaim(ctx context.Context) error {
 	return c.awaitOutput(ctx, func() bool { return c.claim == NoClaim || c.closed })
+}
+
+// WaitPrepared is WaitClaim for a caller that must not wait for a message that is sent as its writer goes on.
+func (c *Conn) WaitPrepared() error {
+	return c.awaitOutput(context.Background(), func() bool { return c.claim != Preparing || c.closed })
 }
 
 // carryInlineAndUnlock is carryAndUnlock for a caller that may wait. Over TLS it writes a few bytes itself, which saves a
@@ -487,7 +499,7 @@ func (o *output) consume(n int) {
 	clear(q.pieces[rest:])
 	q.pieces = q.pieces[:rest]
 	if rest == 0 {
-		clear(q.vector)
+		clear(q.vector[:cap(q.vector)]) // nothing may be kept from being freed
 		o.queue = nil
 		queues.Put(q)
 	}

@@ -981,7 +981,7 @@ func TestFramesComeBeforeTheirMessageIsComplete(t *testing.T) {
 		send []byte
 		told int
 	}{
-		{maskedFrame(0x01, "one"), 1}, {maskedFrame(0x00, ""), 0} /* an empty one is told of with the next */, {maskedFrame(0x00, "two"), 2}, {maskedFrame(0x80, "three"), 1},
+		{maskedFrame(0x01, "one"), 1}, {maskedFrame(0x00, ""), 0} /* an empty one is reported with the next */, {maskedFrame(0x00, "two"), 2}, {maskedFrame(0x80, "three"), 1},
 	} {
 		c.NetConn().Write(step.send)
 		for range step.told {

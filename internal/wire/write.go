@@ -16,8 +16,8 @@ const LendSize = 16 << 10
 // gatherSize is how many bytes are held back at the most to leave together with more.
 const gatherSize = 64 << 10
 
-// output is the way to the network. Frames wait in order in a queue; whoever finds the network free carries them there, and
-// everybody who comes meanwhile leaves theirs and goes.
+// output is the way to the network. Frames wait in order in a queue. A goroutine that finds nobody writing writes what is in the queue;
+// the others only add their frames to it.
 type output struct {
 	mu        sync.Mutex
 	queue     *queue        // what waits; nil when nothing does
@@ -88,7 +88,7 @@ type Leave uint8
 const (
 	Now    Leave = iota // if the network takes it at once, and otherwise as soon as it does; nobody waits
 	Inline              // the same, for a caller that may wait, see inlineSize
-	Soon                // for who writes to many sockets: where there is a loop, it brings the bytes to the network right after, for all of them in turn
+	Soon                // a loop writes it a little later, together with that of other sockets; without a loop as Now
 	Later               // with the next frame
 )
 

@@ -40,6 +40,9 @@ var workloads = []workload{
 	{"pingpong", "64 connections, 128 B text, one in flight", "messages", func(l *load) (result, error) { return l.echo(64, 1, 1, 128) }},
 	{"pipelined", "64 connections, 128 B text, 32 in flight", "messages", func(l *load) (result, error) { return l.echo(64, 32, 1, 128) }},
 	{"large", "8 connections, 64 KiB binary, one in flight", "messages", func(l *load) (result, error) { return l.echo(8, 1, 2, 64<<10) }},
+	{"long", "4 connections, 512 KiB text, one in flight", "messages", func(l *load) (result, error) { return l.echo(4, 1, 1, 512<<10) }},
+	{"fragmented", "64 connections, 4 KiB text in 16 frames, one in flight", "messages", (*load).fragmented},
+	{"crowd", "10,000 connections, 128 B text, 64 in flight over all of them", "messages", (*load).crowd},
 	{"idle", "connections that say nothing", "connections", (*load).idle},
 	{"broadcast", "1,000 receivers, 128 B text, 8 in flight", "deliveries", (*load).broadcast},
 	{"tls", "64 sockets, 128 B text, one in flight, over TLS, each its connection, or 8 on one with HTTP/2", "messages", (*load).tls},
@@ -232,17 +235,76 @@ func (l *load) echo(n, window int, opcode byte, size int) (result, error) {
 		return result{}, err
 	}
 	send, want := l.frames(opcode, size)
+	return l.echoOver(fds, window, send, want)
+}
+
+// fragmented echoes messages in many frames.
+func (l *load) fragmented() (result, error) {
+	const size, frames = 4 << 10, 16
+	fds, err := l.connectAll(64, "/")
+	if err != nil {
+		return result{}, err
+	}
+	whole, want := text(size), frame(0x81, text(size), nil)
+	if l.bare {
+		return l.echoOver(fds, 1, want, want)
+	}
+	var send []byte
+	for i := range frames {
+		first := byte(0)
+		if i == 0 {
+			first = 1
+		}
+		if i == frames-1 {
+			first |= 0x80
+		}
+		send = append(send, frame(first, whole[i*size/frames:(i+1)*size/frames], mask)...)
+	}
+	return l.echoOver(fds, 1, send, want)
+}
+
+// echoOver keeps window messages in flight on each connection. A message is sent as one sequence of bytes and comes back as
+// another.
+func (l *load) echoOver(fds []int, window int, send, want []byte) (result, error) {
 	p, err := newPeers(fds, bytes.Repeat(send, window), len(send), want)
 	if err != nil {
 		return result{}, err
 	}
 	p.timed = window == 1
-	for _, c := range p.all {
+	return l.keepGoing(p, p.all, window, func(c *peer, n int) error { return p.send(c, n) })
+}
+
+// crowd has few messages in flight over many connections, each of which waits for its turn.
+func (l *load) crowd() (result, error) {
+	fds, err := l.connectAll(min(10_000, l.count), "/")
+	if err != nil {
+		return result{}, err
+	}
+	send, want := l.frames(1, 128)
+	p, err := newPeers(fds, send, len(send), want)
+	if err != nil {
+		return result{}, err
+	}
+	const inFlight = 64
+	next := inFlight
+	return l.keepGoing(p, p.all[:inFlight], 1, func(_ *peer, n int) error {
+		for range n {
+			if err := p.send(p.all[next%len(p.all)], 1); err != nil {
+				return err
+			}
+			next++
+		}
+		return nil
+	})
+}
+
+// keepGoing has the first peers send window messages each, and measures while again sends others for those that have come back.
+func (l *load) keepGoing(p *peers, first []*peer, window int, again func(c *peer, n int) error) (result, error) {
+	for _, c := range first {
 		if err := p.send(c, window); err != nil {
 			return result{}, err
 		}
 	}
-	again := func(c *peer, n int) error { return p.send(c, n) }
 	if err := p.runFor(warmUp, again); err != nil {
 		return result{}, err
 	}

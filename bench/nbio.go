@@ -32,7 +32,7 @@ func serveNBIO(o options) error {
 		Listen:  func(string, string) (net.Listener, error) { return o.listen() },
 		Handler: mux,
 
-		MaxWebsocketFramePayloadSize: 64 << 10, // an echo that comes in pieces is not what was sent
+		MaxWebsocketFramePayloadSize: 512 << 10, // an echo that comes in pieces is not what was sent
 	})
 	if err := engine.Start(); err != nil {
 		return err

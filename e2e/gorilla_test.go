@@ -66,7 +66,7 @@ func gorillaExample(t *testing.T, name string, args ...string) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	for range 200 {
+	for range 1500 {
 		if conn, err := net.Dial("tcp", addr); err == nil {
 			conn.Close()
 			return addr

@@ -62,7 +62,7 @@ func run(t *testing.T, port, config string, command func(file string) *exec.Cmd)
 			t.Log(log.String())
 		}
 	})
-	for range 200 {
+	for range 1200 { // half a minute: other tests may have the machine
 		if conn, err := net.Dial("tcp", "127.0.0.1:"+port); err == nil {
 			conn.Close()
 			return

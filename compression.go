@@ -24,7 +24,7 @@ const (
 	CompressionContextTakeover
 )
 
-// A compression is how a socket compresses. Sockets without context takeover may share one.
+// A compression is how a socket compresses.
 type compression struct {
 	out    frame.Deflater
 	in     *frame.Window

@@ -156,14 +156,13 @@ func (g *registry) addGuest(c *guestConn) bool {
 // removeGuest forgets c, whose connection is closed.
 func (g *registry) removeGuest(c *guestConn) {
 	g.mu.Lock()
-	_, open := g.guests[c]
-	delete(g.guests, c)
-	g.traffic.add(c.traffic())
-	g.wakeIfIdle()
-	g.mu.Unlock()
-	if open {
-		g.countEnd(CloseCode(c.code.Load()))
+	defer g.mu.Unlock()
+	if _, open := g.guests[c]; open {
+		delete(g.guests, c)
+		g.countEndLocked(CloseCode(c.code.Load()))
 	}
+	g.traffic.add(c.traffic())
+	g.wakeIfIdle() // whoever waits for that sees the end counted
 }
 
 // allGuests returns the open connections that are owned elsewhere.
@@ -177,6 +176,11 @@ func (g *registry) allGuests() []*guestConn {
 func (g *registry) countEnd(code CloseCode) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.countEndLocked(code)
+}
+
+// countEndLocked is countEnd for a caller that has the lock.
+func (g *registry) countEndLocked(code CloseCode) {
 	if g.ended == nil {
 		g.ended = make(map[CloseCode]uint64)
 	}

@@ -424,7 +424,7 @@ type bodyReader struct {
 func (r *bodyReader) Read(p []byte) (int, error) {
 	if !r.slow {
 		r.slow = true
-		r.conn.Bound(time.Now().Add(bodyTime))
+		r.conn.SetDeadline(time.Now().Add(bodyTime))
 	}
 	if !r.conn.Unread() {
 		if err := r.conn.Fill(); err != nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/foyerws/foyer/internal/guest"
+	"github.com/foyerws/foyer/internal/netpoll"
 	"github.com/foyerws/foyer/internal/wire"
 )
 
@@ -66,7 +67,7 @@ func (c *guestConn) leave(code CloseCode, closeTimeout time.Duration) {
 
 // cut is Close that does not wait for the goodbye of TLS.
 func (c *guestConn) cut() {
-	wire.CutOff(c.Conn)
+	netpoll.CutOff(c.Conn)
 	c.Close()
 }
 
@@ -99,11 +100,11 @@ func (h *Handler) upgradeGuest(w http.ResponseWriter, r *http.Request, host gues
 
 // handleGuest is HandleConnection for a connection that host will own.
 func (h *Handler) handleGuest(conn net.Conn, host guest.Host) error {
-	return h.handleWith(wire.New(conn, nil), func(c *wire.Conn, r *http.Request, deadline time.Time) *HandshakeError {
-		return h.welcomeGuest(r, deadline, presence{left: c.HungUp}, host,
+	return h.enter(wire.New(conn, nil)).handle(func(e *entrance, r *http.Request, _ bool) *HandshakeError {
+		return h.welcomeGuest(r, e.deadline, presence{left: e.conn.HungUp}, host,
 			func(authorized http.Header) (net.Conn, []byte, http.Header, *HandshakeError) {
-				early := append([]byte(nil), c.Peek()...)
-				c.Forget()
+				early := append([]byte(nil), e.conn.Peek()...)
+				e.conn.Forget()
 				return conn, early, answerHeader(nil, authorized), nil
 			})
 	})
@@ -114,7 +115,7 @@ func (h *Handler) welcomeGuest(r *http.Request, deadline time.Time, client prese
 	if isConnect(r) {
 		return refuse(http.StatusHTTPVersionNotSupported, "This endpoint speaks WebSocket over HTTP/1.1 only.")
 	}
-	return h.letIn(r, deadline, false, client, func(_ *http.Request, authorized http.Header) (func(), *HandshakeError) {
+	return h.letIn(r, terms{deadline: deadline, mayWait: true, client: client}, func(_ *http.Request, authorized http.Header) (func(), *HandshakeError) {
 		conn, early, header, refusal := connect(authorized)
 		if refusal != nil {
 			return nil, refusal

@@ -3,8 +3,6 @@ package foyer
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -197,7 +195,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*S
 	var conn net.Conn
 	// A deadline that middleware has set is no sign that the client has gone.
 	client := presence{r.Context().Done(), func() bool { return r.Context().Err() == context.Canceled }}
-	s, refusal := h.handshake(r, deadline, pooled, client, func(authorized http.Header) (arrival, *HandshakeError) {
+	s, refusal := h.handshake(r, terms{deadline, pooled, true, client}, func(authorized http.Header) (arrival, *HandshakeError) {
 		a := arrival{kept: keepBase(r), header: answerHeader(w.Header(), authorized)}
 		switch {
 		case hidden != nil:
@@ -243,50 +241,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*S
 // request in the same packet are the first frames.
 //
 // A request line or header line may have 8 KiB, the header 100 lines, and all together 64 KiB.
-func (h *Handler) HandleConnection(conn net.Conn) error { return h.handle(wire.New(conn, nil)) }
-
-// handle performs the opening handshake on c.
-func (h *Handler) handle(c *wire.Conn) error {
-	return h.handleWith(c, func(c *wire.Conn, r *http.Request, deadline time.Time) *HandshakeError {
-		_, refusal := h.handshake(r, deadline, true, presence{left: c.HungUp}, func(authorized http.Header) (arrival, *HandshakeError) {
-			return arrival{wire: c, kept: keep(r), header: answerHeader(nil, authorized)}, nil
-		})
-		return refusal
-	})
-}
-
-// handleWith reads a request from c and has shake perform the handshake.
-func (h *Handler) handleWith(c *wire.Conn, shake func(c *wire.Conn, r *http.Request, deadline time.Time) *HandshakeError) error {
-	h.init()
-	deadline := h.deadline()
-	defer bound(c, deadline)()
-	done := false
-	defer closeUnless(&done, c)
-	if !h.registry.enter(c) {
-		return h.turnAway(c, unavailable(ErrClosed), nil, false)
-	}
-	defer h.registry.leave(c)
-
-	state, err := handshakeTLS(c)
-	if err != nil {
-		h.failed(err)
-		return err
-	}
-	r, refusal := readRequest(c)
-	h.registry.entered(c)
-	whole := refusal == nil
-	if whole {
-		r.TLS = state
-		r.RemoteAddr = address(c.RemoteAddr())
-		refusal = shake(c, r, deadline)
-	} else if h.registry.isClosed() {
-		refusal = unavailable(ErrClosed)
-	}
-	if refusal != nil {
-		return h.turnAway(c, refusal, r, whole)
-	}
-	done = true
-	return nil
+func (h *Handler) HandleConnection(conn net.Conn) error {
+	return h.enter(wire.New(conn, nil)).handle(shakeForSocket)
 }
 
 // HandleUpgrade performs the opening handshake on a request that somebody else has read, as a hijacking handler has: r is
@@ -298,20 +254,24 @@ func (h *Handler) HandleUpgrade(r *http.Request, conn net.Conn, rw *bufio.ReadWr
 	deadline := h.deadline()
 	c := wire.New(conn, buffered(rw))
 	defer bound(c, deadline)()
-	done := false
-	defer closeUnless(&done, c)
+	let := false
+	defer func() {
+		if !let { // also when a hook has ended the goroutine
+			c.Abandon()
+		}
+	}()
 	var refusal *HandshakeError
 	if isConnect(r) {
 		refusal = refuse(http.StatusHTTPVersionNotSupported, "HandleUpgrade is for HTTP/1.1.")
 	} else {
-		_, refusal = h.handshake(r, deadline, true, presence{left: c.HungUp}, func(authorized http.Header) (arrival, *HandshakeError) {
+		_, refusal = h.handshake(r, terms{deadline, true, true, presence{left: c.HungUp}}, func(authorized http.Header) (arrival, *HandshakeError) {
 			return arrival{wire: c, kept: keepBase(r), header: answerHeader(nil, authorized)}, nil
 		})
 	}
 	if refusal != nil {
 		return h.turnAway(c, refusal, r, true)
 	}
-	done = true
+	let = true
 	return nil
 }
 
@@ -332,9 +292,17 @@ type presence struct {
 	left func() bool     // looks
 }
 
+// The terms of a handshake.
+type terms struct {
+	deadline time.Time
+	pooled   bool // the socket waits in the pool
+	mayWait  bool
+	client   presence
+}
+
 // handshake is the opening handshake of a request that was read, for a socket.
-func (h *Handler) handshake(r *http.Request, deadline time.Time, pooled bool, client presence, connect connect) (s *Socket, refusal *HandshakeError) {
-	refusal = h.letIn(r, deadline, pooled, client, func(asked *http.Request, authorized http.Header) (func(), *HandshakeError) {
+func (h *Handler) handshake(r *http.Request, terms terms, connect connect) (s *Socket, refusal *HandshakeError) {
+	refusal = h.letIn(r, terms, func(asked *http.Request, authorized http.Header) (func(), *HandshakeError) {
 		a, refusal := connect(authorized)
 		if refusal != nil {
 			return nil, refusal
@@ -344,14 +312,14 @@ func (h *Handler) handshake(r *http.Request, deadline time.Time, pooled bool, cl
 			return nil, &HandshakeError{Code: CloseInternalServerErr, Reason: "Internal server error.", Err: err}
 		}
 		s.adoptValues(asked)
-		return func() { h.seat(s, pooled) }, nil
+		return func() { h.seat(s, terms.pooled) }, nil
 	})
 	return s, refusal
 }
 
 // letIn judges a request that was read, and has answer answer it when it is let in and has its places. The first check that fails is
 // the refusal. answer returns what is done when nothing can fail any more.
-func (h *Handler) letIn(r *http.Request, deadline time.Time, pooled bool, client presence, answer func(asked *http.Request, authorized http.Header) (seat func(), refusal *HandshakeError)) *HandshakeError {
+func (h *Handler) letIn(r *http.Request, terms terms, answer func(asked *http.Request, authorized http.Header) (seat func(), refusal *HandshakeError)) *HandshakeError {
 	if refusal := h.begin(); refusal != nil {
 		return refusal
 	}
@@ -359,20 +327,23 @@ func (h *Handler) letIn(r *http.Request, deadline time.Time, pooled bool, client
 	if refusal := checkRequest(r); refusal != nil {
 		return refusal
 	}
-	if pooled {
+	if terms.pooled {
 		if err := h.pool.begin(); err != nil {
 			return h.poolFull(err)
 		}
 	}
-	asked, cancel := h.within(r, deadline)
+	if !terms.mayWait && !h.asksNobody() {
+		return errMustWait
+	}
+	asked, cancel := h.within(r, terms.deadline)
 	defer cancel()
 	authorized, refusal := h.ask(asked)
-	if refusal == nil && !deadline.IsZero() && !time.Now().Before(deadline) {
+	if refusal == nil && !terms.deadline.IsZero() && !time.Now().Before(terms.deadline) {
 		refusal = &HandshakeError{Status: http.StatusRequestTimeout, Code: CloseAbnormalClosure,
 			Reason: "The handshake was not finished.", Err: ErrHandshakeTimeout}
 	}
-	if refusal == nil && pooled {
-		refusal = h.awaitPlace(deadline, client)
+	if refusal == nil && terms.pooled {
+		refusal = h.awaitPlace(terms)
 	}
 	if refusal != nil {
 		return refusal
@@ -380,7 +351,7 @@ func (h *Handler) letIn(r *http.Request, deadline time.Time, pooled bool, client
 
 	seated := false
 	defer func() {
-		if !seated && pooled {
+		if !seated && terms.pooled {
 			h.pool.release()
 		}
 	}()
@@ -424,10 +395,14 @@ func (h *Handler) reserveOpen() *HandshakeError {
 const lookInterval = time.Second
 
 // awaitPlace takes a place in the pool, and waits for one if it must.
-func (h *Handler) awaitPlace(deadline time.Time, client presence) *HandshakeError {
-	if h.pool.reserve() {
+func (h *Handler) awaitPlace(terms terms) *HandshakeError {
+	switch {
+	case h.pool.reserve():
 		return nil
+	case !terms.mayWait:
+		return errMustWait
 	}
+	deadline, client := terms.deadline, terms.client
 	granted := make(chan error, 1)
 	w := &waiter{func(err error) { granted <- err }}
 	h.pool.await(w)
@@ -487,23 +462,6 @@ func (h *Handler) seat(s *Socket, pooled bool) {
 	}
 }
 
-// closeUnless closes c when its handshake has not succeeded, also when a hook has ended the goroutine.
-func closeUnless(done *bool, c *wire.Conn) {
-	if !*done {
-		c.Abandon()
-	}
-}
-
-// bound makes c fail at deadline. Where it knows no deadlines it is closed then, unless the function that bound
-// returns was called before.
-func bound(c *wire.Conn, deadline time.Time) (release func()) {
-	if c.Bound(deadline) == nil || deadline.IsZero() {
-		return func() {}
-	}
-	timer := time.AfterFunc(time.Until(deadline), func() { c.Abandon() })
-	return func() { timer.Stop() }
-}
-
 // deadline returns when a handshake that begins now must be over; zero is never.
 func (h *Handler) deadline() time.Time {
 	if d := time.Duration(h.timeout.Load()); d > 0 {
@@ -513,26 +471,6 @@ func (h *Handler) deadline() time.Time {
 }
 
 func (h *Handler) serverName() string { return *h.name.Load() }
-
-// handshakeTLS performs the TLS handshake if c has one, and returns its state, which is nil if it has none.
-func handshakeTLS(c *wire.Conn) (*tls.ConnectionState, error) {
-	if err := c.HandshakeTLS(); err != nil {
-		var timeout net.Error
-		if errors.As(err, &timeout) && timeout.Timeout() {
-			err = fmt.Errorf("%w: %w", ErrHandshakeTimeout, err)
-		}
-		return nil, &TLSError{Err: err, RemoteAddr: c.RemoteAddr()}
-	}
-	return c.TLS(), nil
-}
-
-// address returns an address as net/http has it.
-func address(addr net.Addr) string {
-	if addr == nil {
-		return ""
-	}
-	return addr.String()
-}
 
 // Pause refuses handshakes with 503 until Resume. Sockets that are open or pending stay.
 func (h *Handler) Pause() { h.paused.Store(true) }

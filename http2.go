@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/foyerws/foyer/internal/wire"
+	"github.com/foyerws/foyer/internal/stream"
 )
 
 // ErrNoExtendedConnect says that this process does not offer WebSockets over HTTP/2.
@@ -92,16 +92,16 @@ func checkConnect(r *http.Request) *HandshakeError {
 // streamOf returns the stream of an extended CONNECT, nil for any other request. It takes the http.ResponseWriter of the
 // server, however deep middleware has wrapped it: what that does to the body of an ordinary answer must not be done to
 // frames.
-func streamOf(w http.ResponseWriter, r *http.Request, deadline time.Time) (*wire.Stream, *HandshakeError) {
+func streamOf(w http.ResponseWriter, r *http.Request, deadline time.Time) (*stream.Stream, *HandshakeError) {
 	if !isConnect(r) {
 		return nil, nil
 	}
 	w = innermost(w)
-	if answer, ok := w.(wire.Answer); ok {
+	if answer, ok := w.(stream.Answer); ok {
 		if !deadline.IsZero() {
 			deadline = deadline.Add(lingerTime) // for a refusal at the deadline
 		}
-		return wire.NewStream(r, answer, deadline), nil
+		return stream.New(r, answer, deadline), nil
 	}
 	return nil, internal(fmt.Errorf("foyer: %T hides the stream of the request: it should have a method Unwrap() http.ResponseWriter: %w", w, http.ErrNotSupported))
 }

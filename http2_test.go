@@ -26,7 +26,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	_ "github.com/foyerws/foyer/extendedconnect"
-	"github.com/foyerws/foyer/internal/wire"
+	"github.com/foyerws/foyer/internal/stream"
 )
 
 // serveHTTP2 serves handler over HTTP/2, with or without TLS, until the test ends, and returns the URL and a client whose
@@ -749,7 +749,7 @@ func TestHTTP2StalledConnection(t *testing.T) {
 func TestHTTP2DoneWaitsForTheAnswer(t *testing.T) {
 	h := closeHandler(t, &Handler{MaxWriteBuffer: 10 << 20})
 	url, client := serveHTTP2(t, true, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		watched := &watchedAnswer{Answer: w.(wire.Answer)}
+		watched := &watchedAnswer{Answer: w.(stream.Answer)}
 		s, err := h.Upgrade(watched, r)
 		if err != nil {
 			t.Error(err)
@@ -773,7 +773,7 @@ func TestHTTP2DoneWaitsForTheAnswer(t *testing.T) {
 
 // A watchedAnswer knows how many writes are under way.
 type watchedAnswer struct {
-	wire.Answer
+	stream.Answer
 	writing atomic.Int64
 }
 

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/foyerws/foyer/internal/frame"
-	"github.com/foyerws/foyer/internal/wire"
+	"github.com/foyerws/foyer/internal/netpoll"
 )
 
 // A keepalive is what the sweep remembers of a socket. It is small, because every socket has one: the counts are the
@@ -48,7 +48,7 @@ func (s *Socket) sweep(elapsed time.Duration) {
 }
 
 // sweepInput pings a peer that is quiet, and ends the socket when it does not answer.
-func (s *Socket) sweepInput(elapsed time.Duration, seen wire.Sight) {
+func (s *Socket) sweepInput(elapsed time.Duration, seen netpoll.Sight) {
 	k := &s.keepalive
 	if received := uint32(s.wire.BytesIn()); received != k.received {
 		k.received, k.quiet, k.pinged = received, 0, false
@@ -58,7 +58,7 @@ func (s *Socket) sweepInput(elapsed time.Duration, seen wire.Sight) {
 	if !k.pinged {
 		if k.quiet.reached(s.config.pingInterval) && s.sendControl(frame.Ping, nil, s.room(false)) == nil {
 			k.pinged, k.reader, k.awaited = true, false, 0
-			if seen == wire.Unknown {
+			if seen == netpoll.Unknown {
 				go s.checkPeerCloser() // a peer on an unbuffered connection cannot answer before somebody reads
 			}
 		}
@@ -69,9 +69,9 @@ func (s *Socket) sweepInput(elapsed time.Duration, seen wire.Sight) {
 	case reader && k.reader:
 		k.awaited = k.awaited.add(elapsed)
 	case reader: // since when cannot be known
-	case seen == wire.Quiet:
+	case seen == netpoll.Quiet:
 		k.awaited = k.awaited.add(elapsed) // the answer would be seen
-	case seen == wire.Unknown:
+	case seen == netpoll.Unknown:
 		if s.wasQuiet() {
 			k.awaited = k.awaited.add(elapsed)
 		}
@@ -141,22 +141,22 @@ func (s *Socket) hungUp() {
 
 // checkPeer looks whether the peer is still there. When it has left, the socket ends if nothing is left to read, and
 // otherwise its contexts do. It never waits.
-func (s *Socket) checkPeer() wire.Sight {
+func (s *Socket) checkPeer() netpoll.Sight {
 	seen := s.wire.Glance()
-	if seen == wire.Quiet || seen == wire.Arrived || s.State() == StateClosed {
+	if seen == netpoll.Quiet || seen == netpoll.Arrived || s.State() == StateClosed {
 		return seen
 	}
 	if !s.reading.look() {
 		// A Read that is under way looks again when it is done. Events may be busy with a message.
-		if seen >= wire.Leaving && s.events.Load() != nil && !s.waitsForInput() {
+		if seen >= netpoll.Leaving && s.events.Load() != nil && !s.waitsForInput() {
 			s.peerLeft()
 		}
 		return seen
 	}
-	if seen == wire.Unknown {
+	if seen == netpoll.Unknown {
 		seen = s.wire.Look()
 	}
-	closer := seen >= wire.Leaving && seen != wire.Broken && s.wire.Hides() && !s.holdsInput()
+	closer := seen >= netpoll.Leaving && seen != netpoll.Broken && s.wire.Hides() && !s.holdsInput()
 	gone := !closer && s.seenLeaving(seen)
 	s.endLook()
 	switch {
@@ -171,15 +171,15 @@ func (s *Socket) checkPeer() wire.Sight {
 // seenLeaving draws the consequences of what was seen of the peer. It reports true when the socket is to be aborted: nothing
 // is left to read, or nobody has the socket yet. Otherwise a peer that has left only ends the contexts. The caller has the
 // reading side, so that no Read begins with a context that is about to end.
-func (s *Socket) seenLeaving(seen wire.Sight) (gone bool) {
+func (s *Socket) seenLeaving(seen netpoll.Sight) (gone bool) {
 	switch {
-	case seen < wire.Leaving:
+	case seen < netpoll.Leaving:
 		return false
-	case seen == wire.Cut || seen == wire.Broken:
-		if s.server && !s.accepted.Load() || seen == wire.Broken && !s.holdsInput() {
+	case seen == netpoll.Cut || seen == netpoll.Broken:
+		if s.server && !s.accepted.Load() || seen == netpoll.Broken && !s.holdsInput() {
 			return true
 		}
-	case seen == wire.Ended && !s.holdsInput():
+	case seen == netpoll.Ended && !s.holdsInput():
 		return true
 	}
 	s.peerLeft()
@@ -207,7 +207,7 @@ func (s *Socket) checkPeerCloser() {
 	seen := s.wire.LookCloser()
 	gone := s.seenLeaving(seen)
 	s.mu.Lock()
-	x.looked, x.quiet = nil, seen == wire.Quiet
+	x.looked, x.quiet = nil, seen == netpoll.Quiet
 	s.mu.Unlock()
 	s.endLook()
 	close(ends)

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/foyerws/foyer/internal/wire"
 )
 
 // The bounds of a request that HandleConnection reads.
@@ -24,6 +26,31 @@ type requestParser struct {
 	req   *http.Request
 	size  int // bytes of complete lines so far
 	lines int // header lines so far
+	done  bool
+	wrong *HandshakeError
+}
+
+// readFrom reads a request from c, or goes on where an earlier call had to wait that must not: then the refusal is errMustWait.
+func (p *requestParser) readFrom(c *wire.Conn) (*http.Request, *HandshakeError) {
+	for !p.done && p.wrong == nil {
+		var n int
+		n, p.done, p.wrong = p.parse(c.Peek())
+		c.Discard(n)
+		if p.done || p.wrong != nil {
+			break
+		}
+		switch err := c.Fill(); {
+		case err == wire.ErrNothing:
+			return nil, errMustWait
+		case err != nil:
+			return nil, unfinished(err, c.BytesIn() > 0)
+		}
+	}
+	if p.wrong != nil {
+		p.wrong.Request = p.req
+		return nil, p.wrong
+	}
+	return p.req, nil
 }
 
 // parse takes the complete lines at the start of b and returns how many bytes these are. done says that the empty line

@@ -9,10 +9,9 @@ import (
 	"os"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/foyerws/foyer/internal/wire"
+	"github.com/foyerws/foyer/internal/netpoll"
 )
 
 // A Server feeds the connections of a listener to a Handler, without net/http in between. It is for programs that serve
@@ -30,13 +29,10 @@ type Server struct {
 
 	mu       sync.Mutex // guards:
 	listener net.Listener
-	acceptor *wire.Acceptor // on the same socket, if it is ours; may be nil
+	acceptor netpoll.Acceptor // of its connections
 	closed   bool
 	resumed  chan struct{} // closed by Resume; nil while not paused
 	stopped  chan struct{} // closed when the listener is
-
-	waiting atomic.Int32    // goroutines that wait for a connection to perform its handshake
-	handoff chan *wire.Conn // to them
 }
 
 var (
@@ -65,14 +61,11 @@ func (s *Server) ListenFile(f *os.File) error {
 }
 
 func (s *Server) serveInBackground(l net.Listener) error {
-	a := wire.NewAcceptor(l)
-	if err := s.open(l, a); err != nil {
-		l.Close()
-		return err
+	a, err := s.open(l, netpoll.NewAcceptor)
+	if err == nil {
+		go s.accept(a)
 	}
-	next := s.acceptFrom(l, a)
-	go s.accept(next)
-	return nil
+	return err
 }
 
 // ListenAndServe listens on a TCP address and serves until the Server is closed. It always returns an error, which is
@@ -82,7 +75,7 @@ func (s *Server) ListenAndServe(addr string) error {
 	if err != nil {
 		return err
 	}
-	return s.serve(l, wire.NewAcceptor(l))
+	return s.serve(l, netpoll.NewAcceptor)
 }
 
 // listen turns TCP keepalive off, whose four system calls for each connection foyer's own pings make superfluous.
@@ -93,36 +86,40 @@ func listen(network, addr string) (net.Listener, error) {
 
 // Serve serves the connections of l, any listener, until the Server is closed, and closes l. It always returns an error,
 // which is ErrClosed then, or an *AcceptError.
-func (s *Server) Serve(l net.Listener) error { return s.serve(l, nil) }
+func (s *Server) Serve(l net.Listener) error { return s.serve(l, netpoll.Plain) }
 
-func (s *Server) serve(l net.Listener, a *wire.Acceptor) error {
-	if err := s.open(l, a); err != nil {
-		l.Close()
+func (s *Server) serve(l net.Listener, acceptor func(net.Listener) netpoll.Acceptor) error {
+	a, err := s.open(l, acceptor)
+	if err != nil {
 		return err
 	}
-	return s.accept(s.acceptFrom(l, a))
+	return s.accept(a)
 }
 
-// open makes l, and a on it, what the Server listens on. a is closed when that is not possible.
-func (s *Server) open(l net.Listener, a *wire.Acceptor) (err error) {
+// open makes l what the Server listens on, or closes it, and returns what accepts its connections.
+func (s *Server) open(l net.Listener, acceptor func(net.Listener) netpoll.Acceptor) (_ netpoll.Acceptor, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	defer func() {
-		if err != nil && a != nil {
-			a.Close()
-		}
-	}()
 	switch {
 	case s.Handler == nil:
-		return errNoHandler
+		err = errNoHandler
 	case s.closed:
-		return ErrClosed
+		err = ErrClosed
 	case s.listener != nil:
-		return errIsListening
+		err = errIsListening
+	}
+	if err != nil {
+		l.Close()
+		return nil, err
 	}
 	s.Handler.init()
-	s.listener, s.acceptor, s.stopped, s.handoff = l, a, make(chan struct{}), make(chan *wire.Conn)
-	return nil
+	if config := s.tlsConfig(); config != nil {
+		s.acceptor = netpoll.Plain(tls.NewListener(l, config))
+	} else {
+		s.acceptor = acceptor(l)
+	}
+	s.listener, s.stopped = l, make(chan struct{})
+	return s.acceptor, nil
 }
 
 // The delays before accepting again after a temporary error.
@@ -132,18 +129,16 @@ const (
 )
 
 // accept accepts connections until the listener is closed.
-func (s *Server) accept(next func() (*wire.Conn, error)) error {
+func (s *Server) accept(a netpoll.Acceptor) error {
 	delay := minAcceptDelay
 	for {
-		c, err := next()
+		t, err := a.Accept()
+		if err == nil {
+			s.whenResumed()
+			err = s.Handler.arrive(t)
+		}
 		if err == nil {
 			delay = minAcceptDelay
-			s.whenResumed()
-			select {
-			case s.handoff <- c:
-			default:
-				go s.handle(c)
-			}
 			continue
 		}
 		if !s.IsListening() {
@@ -160,24 +155,6 @@ func (s *Server) accept(next func() (*wire.Conn, error)) error {
 			return ErrClosed
 		}
 		delay = min(2*delay, maxAcceptDelay)
-	}
-}
-
-// acceptFrom returns the function that waits for the next connection.
-func (s *Server) acceptFrom(l net.Listener, a *wire.Acceptor) func() (*wire.Conn, error) {
-	config := s.tlsConfig()
-	if a != nil && config == nil {
-		return a.Accept
-	}
-	return func() (*wire.Conn, error) {
-		conn, err := l.Accept()
-		if err != nil {
-			return nil, err
-		}
-		if config != nil {
-			conn = tls.Server(conn, config)
-		}
-		return wire.New(conn, nil), nil
 	}
 }
 
@@ -216,31 +193,6 @@ func (s *Server) tlsConfig() *tls.Config {
 	config := s.TLSConfig.Clone()
 	config.NextProtos = []string{"http/1.1"}
 	return config
-}
-
-// maxIdleHandlers is how many goroutines that performed a handshake wait for the next. Their stacks have grown to what it
-// takes, which costs a twentieth of a handshake.
-const maxIdleHandlers = 4
-
-// handle performs the handshake on c, and then perhaps on others.
-func (s *Server) handle(c *wire.Conn) {
-	s.mu.Lock()
-	handoff, stopped := s.handoff, s.stopped
-	s.mu.Unlock()
-	for {
-		s.Handler.handle(c) // which reports its errors
-		if s.waiting.Add(1) > maxIdleHandlers {
-			s.waiting.Add(-1)
-			return
-		}
-		select {
-		case c = <-handoff:
-			s.waiting.Add(-1)
-		case <-stopped:
-			s.waiting.Add(-1)
-			return
-		}
-	}
 }
 
 // Addr returns the address that the Server listens on, nil when it does not.
@@ -368,10 +320,7 @@ func (s *Server) stopListening() error {
 	if s.listener == nil {
 		return ErrNotListening
 	}
-	err := s.listener.Close()
-	if s.acceptor != nil {
-		s.acceptor.Close()
-	}
+	err := s.acceptor.Close()
 	close(s.stopped)
 	s.listener = nil
 	return err

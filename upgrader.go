@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"golang.org/x/net/http/httpguts"
-
-	"github.com/foyerws/foyer/internal/wire"
 )
 
 // IsHandshake reports whether r asks for a WebSocket: by an upgrade (RFC 6455 section 4.1), or by an extended CONNECT over
@@ -263,28 +261,18 @@ func appendAccept(b []byte, key string) []byte {
 	return base64.StdEncoding.AppendEncode(b, sum[:])
 }
 
-// readRequest reads the head of a request from c. What follows it stays in c.
-func readRequest(c *wire.Conn) (*http.Request, *HandshakeError) {
-	var p requestParser
-	for {
-		n, done, refusal := p.parse(c.Peek())
-		c.Discard(n)
-		if refusal != nil {
-			refusal.Request = p.req
-			return nil, refusal
-		}
-		if done {
-			return p.req, nil
-		}
-		if err := c.Fill(); err != nil {
-			return nil, unfinished(err, c.BytesIn() > 0)
-		}
+// asksNobody reports whether no function of the program takes part in the handshake.
+func (h *Handler) asksNobody() bool {
+	switch h.Origins.(type) {
+	case nil, sameOrigin, originList, anyOrigin:
+		return h.Authorize == nil
 	}
+	return false
 }
 
 // within gives the hooks of r a context that ends at deadline.
 func (h *Handler) within(r *http.Request, deadline time.Time) (*http.Request, context.CancelFunc) {
-	if deadline.IsZero() || h.Authorize == nil && h.Origins == nil {
+	if deadline.IsZero() || h.asksNobody() {
 		return r, func() {}
 	}
 	ctx, cancel := context.WithDeadline(r.Context(), deadline)

@@ -19,17 +19,17 @@ import (
 // When ctx ends while Write waits for room, nothing was sent and the socket stays as it is; when it ends in the middle of
 // a message of 16 KiB or more, the connection is broken.
 func (s *Socket) Write(ctx context.Context, t MessageType, p []byte) error {
-	return s.send(ctx, t, p, stream)
+	return s.send(ctx, t, p, untilWritten)
 }
 
 // SendText sends m as a text message, as Write does.
 func (s *Socket) SendText(ctx context.Context, m string) error {
-	return s.send(ctx, Text, []byte(m), stream)
+	return s.send(ctx, Text, []byte(m), untilWritten)
 }
 
 // SendBinary sends p as a binary message, as Write does.
 func (s *Socket) SendBinary(ctx context.Context, p []byte) error {
-	return s.send(ctx, Binary, p, stream)
+	return s.send(ctx, Binary, p, untilWritten)
 }
 
 // TryWrite sends p as one message without ever waiting. Where Write would wait, TryWrite sends nothing and returns an
@@ -55,9 +55,9 @@ func (s *Socket) BytesToWrite() int { return s.wire.BytesToWrite() }
 type patience int
 
 const (
-	post   patience = iota // nothing
-	whole                  // room for all of it
-	stream                 // room, and with a long one until the kernel has it, so that no copy need be made
+	post         patience = iota // nothing
+	whole                        // room for all of it
+	untilWritten                 // room, and with a long one until the kernel has it, so that no copy need be made
 )
 
 // send sends p as one message.
@@ -66,7 +66,7 @@ func (s *Socket) send(ctx context.Context, t MessageType, p []byte, how patience
 		return errBadMessageType
 	}
 	ctx = s.plainContext(ctx)
-	long := how == stream && len(p) >= wire.LendSize
+	long := how == untilWritten && len(p) >= wire.LendSize
 	f := wire.Frame{
 		First:   frame.Final | byte(t),
 		Payload: p,

@@ -4,8 +4,7 @@
 // can be cancelled. Writing, it takes frames into memory and brings them to the network from there, so that no lock is held
 // during I/O and nobody waits who must not.
 //
-// On Linux a Conn takes the descriptor of a TCP or Unix socket from the net package and waits for it in epoll sets of
-// its own, see [loop]. Any other net.Conn is used as it is.
+// The bytes are moved by a [netpoll.Transport].
 package wire
 
 import (
@@ -15,10 +14,10 @@ import (
 	"io"
 	"net"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/foyerws/foyer/internal/frame"
+	"github.com/foyerws/foyer/internal/netpoll"
 )
 
 // directSize is how much of a payload must be missing, and how much room the reader must offer, for a read to go
@@ -42,10 +41,9 @@ type Owner interface {
 
 // Conn is a connection that carries frames. One goroutine reads at a time; any number write.
 type Conn struct {
-	*network          // nil once the descriptor was taken
-	descriptor        // taken from the net package, where that is possible
-	owner      Owner  // nil until the handshake is over
-	rules      *Rules // for the frames
+	transport netpoll.Transport
+	owner     Owner  // nil until the handshake is over
+	rules     *Rules // for the frames
 
 	// Input. Only the goroutine that reads touches these.
 	in        *buffer // nil while it holds nothing
@@ -56,8 +54,10 @@ type Conn struct {
 	gathers   bool // this goroutine has made writes wait, see Gather
 	impatient bool // reads do not wait
 
-	waiting atomic.Bool
-	bytesIn atomic.Uint64
+	framed   atomic.Bool // the owner is there
+	attended atomic.Bool // and told of input
+	waiting  atomic.Bool
+	bytesIn  atomic.Uint64
 
 	output
 }
@@ -77,20 +77,10 @@ type dataFrame struct {
 	there  bool // until the next one is wanted
 }
 
-// network is a connection of the net package, or one that behaves like it.
-type network struct {
-	net    net.Conn
-	below  syscall.RawConn // of the TCP connection under TLS, else nil
-	credit int             // how many times more that is taken for writable; guarded by the lock of the output
-}
-
 // New returns a Conn on conn. The bytes of early, which somebody read from conn before, come first. What is written
 // stays in memory until Open.
 func New(conn net.Conn, early []byte) *Conn {
-	c := &Conn{network: &network{net: conn}}
-	if below, ok := underTLS(conn); ok {
-		c.below = rawConn(below)
-	}
+	c := &Conn{transport: netpoll.NewBlocking(conn)}
 	if len(early) > 0 {
 		c.in = holding(early)
 		c.bytesIn.Store(uint64(len(early)))
@@ -98,43 +88,59 @@ func New(conn net.Conn, early []byte) *Conn {
 	return c
 }
 
+// On returns a Conn on t, which was accepted.
+func On(t netpoll.Transport) *Conn { return &Conn{transport: t} }
+
+// Arrive has arrived called when the first bytes have come to a Conn that On has made, or reads fail: on a loop, where it must not wait,
+// or on a goroutine.
+func (c *Conn) Arrive(arrived func(onLoop bool)) error {
+	return c.transport.Own((*below)(c), arrived)
+}
+
 // Frame ends the handshake: from here on all is frames held to the rules, which must not change, and the connection
 // belongs to the Conn alone.
 func (c *Conn) Frame(rules *Rules, owner Owner) {
 	c.rules = rules
 	c.owner = owner
-	if !c.taken() {
-		c.takeDescriptor()
+	c.transport = netpoll.Poll(c.transport, (*below)(c))
+	c.transport.SetDeadline(time.Time{})
+	c.framed.Store(true)
+	if c.transport.HungUp() {
+		owner.HungUp()
 	}
-	if c.taken() {
-		c.Bound(time.Time{})
-	} else {
-		c.net.SetDeadline(time.Time{})
-	}
-	c.framed()
 }
 
-// Bound makes reads and writes fail at a deadline; the zero time is none. On a connection that knows no deadlines it
-// returns an error. Only before Frame.
-func (c *Conn) Bound(deadline time.Time) error {
-	if !c.taken() {
-		return c.net.SetDeadline(deadline)
+// below is a Conn as its transport knows it.
+type below Conn
+
+func (b *below) Readable(onLoop bool) { b.owner.Ready(onLoop) }
+func (b *below) Writable()            { (*Conn)(b).unblock() }
+func (b *below) TakenOver()           { (*Conn)(b).scatter() }
+func (b *below) Flush()               { (*Conn)(b).flushNow() }
+func (b *below) HungUp() {
+	if b.framed.Load() {
+		b.owner.HungUp()
 	}
-	if !deadline.IsZero() || c.bounded() {
-		c.setDeadline(deadline)
-	}
-	return nil
 }
+
+// SetDeadline has reads and writes fail from a deadline on; the zero time is none. On a connection that knows no deadlines it
+// returns an error. Only before Frame.
+func (c *Conn) SetDeadline(t time.Time) error { return c.transport.SetDeadline(t) }
 
 // BytesIn returns how many bytes came from the network.
 func (c *Conn) BytesIn() uint64 { return c.bytesIn.Load() }
 
+// conn returns the connection of a transport that blocks, else nil.
+func (c *Conn) conn() net.Conn {
+	if b, ok := c.transport.(*netpoll.Blocking); ok {
+		return b.Conn
+	}
+	return nil
+}
+
 // HandshakeTLS performs the handshake of a TLS connection.
 func (c *Conn) HandshakeTLS() error {
-	if c.taken() {
-		return nil
-	}
-	if t, ok := c.net.(interface{ Handshake() error }); ok {
+	if t, ok := c.conn().(interface{ Handshake() error }); ok {
 		return t.Handshake()
 	}
 	return nil
@@ -142,15 +148,37 @@ func (c *Conn) HandshakeTLS() error {
 
 // TLS returns the state of a TLS connection, nil for any other.
 func (c *Conn) TLS() *tls.ConnectionState {
-	if c.taken() {
-		return nil
-	}
-	if t, ok := c.net.(interface{ ConnectionState() tls.ConnectionState }); ok {
+	if t, ok := c.conn().(interface{ ConnectionState() tls.ConnectionState }); ok {
 		state := t.ConnectionState()
 		return &state
 	}
 	return nil
 }
+
+// NetConn returns the connection underneath, see [netpoll.Transport].
+func (c *Conn) NetConn() net.Conn { return c.transport.NetConn() }
+
+// LocalAddr returns the address of this end.
+func (c *Conn) LocalAddr() net.Addr { return c.transport.LocalAddr() }
+
+// RemoteAddr returns the address of the other end.
+func (c *Conn) RemoteAddr() net.Addr { return c.transport.RemoteAddr() }
+
+// Attend has the owner told of input from now on instead of a goroutine that waits for it. It reports false where that
+// cannot be. Nobody reads at the time.
+func (c *Conn) Attend() bool {
+	if !c.transport.Attend() {
+		return false
+	}
+	c.attended.Store(true)
+	return true
+}
+
+// Attended reports whether the owner is told of input.
+func (c *Conn) Attended() bool { return c.attended.Load() }
+
+// Idle reports whether nothing has come on a Conn that is attended to.
+func (c *Conn) Idle() bool { return c.transport.Idle() && !c.Unread() }
 
 // Waiting reports whether a goroutine is waiting for input at this moment.
 func (c *Conn) Waiting() bool { return c.waiting.Load() }
@@ -397,9 +425,6 @@ func (c *Conn) fill() error {
 	return err
 }
 
-// ErrNothing says that there is nothing to read at the moment.
-var ErrNothing = errors.New("nothing to read")
-
 // receive reads into p, or behind the unread input when p is nil.
 func (c *Conn) receive(p []byte) (n int, err error) {
 	if c.gathers && !c.impatient {
@@ -408,53 +433,19 @@ func (c *Conn) receive(p []byte) (n int, err error) {
 	if !c.impatient && c.watched != nil && c.watched.ended() {
 		return 0, ErrInterrupted // a peer that never stops sending must not keep the reader
 	}
-	if c.taken() {
-		n, err = c.receiveTaken(p)
-	} else {
-		c.waiting.Store(true)
-		n, err = c.receiveNet(p)
-		c.waiting.Store(false)
-	}
-	if n > 0 {
-		c.bytesIn.Add(uint64(n))
-		return n, nil // an error that came with bytes will come again
-	}
-	if err == nil {
-		err = io.ErrNoProgress
-	}
-	return 0, err
-}
-
-// receiveNet reads from a connection of the net package. Nothing tells when it has something to read but the read
-// itself: it waits with a buffer that is only large enough for most requests and small messages.
-func (c *Conn) receiveNet(p []byte) (n int, err error) {
-	switch {
-	case p != nil:
-		n, err = c.net.Read(p)
-	case c.in == nil:
-		first := smallBuffers.Get().(*[smallSize]byte)
-		if n, err = c.net.Read(first[:]); n > 0 {
-			c.in = holding(first[:n])
-		}
-		smallBuffers.Put(first)
-	default:
-		n, err = c.net.Read(c.in.data[c.in.w:])
-		c.in.w += max(n, 0)
-	}
-	if n <= 0 && c.watched != nil && c.watched.ended() && isTimeout(err) {
-		return 0, ErrInterrupted
-	}
-	return n, err
-}
-
-// receiveTaken reads from the descriptor. It borrows a buffer when there is something to put into it.
-func (c *Conn) receiveTaken(p []byte) (n int, err error) {
 	for {
-		if n, err = c.tryReceive(p); err != ErrNothing || c.impatient {
-			return n, err
+		if n, err = c.read(p); n > 0 {
+			c.bytesIn.Add(uint64(n))
+			return n, nil // an error that came with bytes will come again
+		}
+		if err == nil {
+			err = io.ErrNoProgress
+		}
+		if err != ErrNothing || c.impatient {
+			return 0, err
 		}
 		c.waiting.Store(true)
-		err = c.await()
+		err = c.transport.Await()
 		c.waiting.Store(false)
 		if err != nil {
 			return 0, err
@@ -462,19 +453,33 @@ func (c *Conn) receiveTaken(p []byte) (n int, err error) {
 	}
 }
 
-func (c *Conn) tryReceive(p []byte) (int, error) {
-	if !c.mayRead() {
-		return 0, ErrNothing
+// read reads once. It borrows a buffer when there is something to put into it. Only the read itself can tell that of a transport that
+// blocks: then it waits with a buffer that is only large enough for most requests and small messages.
+func (c *Conn) read(p []byte) (n int, err error) {
+	blocks := c.transport.Waits()
+	if blocks {
+		c.waiting.Store(true)
+		defer c.waiting.Store(false)
 	}
-	if p != nil {
-		return c.read(p)
+	switch {
+	case p != nil:
+		return c.transport.Read(p)
+	case blocks && c.in == nil:
+		first := smallBuffers.Get().(*[smallSize]byte)
+		if n, err = c.transport.Read(first[:]); n > 0 {
+			c.in = holding(first[:n])
+		}
+		smallBuffers.Put(first)
+		return n, err
+	case !blocks && c.transport.Idle():
+		return 0, ErrNothing
 	}
 	b := c.in
 	if b == nil {
 		b = getBuffer()
 	}
-	n, err := c.read(b.data[b.w:])
-	b.w += n
+	n, err = c.transport.Read(b.data[b.w:])
+	b.w += max(n, 0)
 	if c.in = b; b.len() == 0 {
 		c.releaseInput()
 	}
@@ -488,8 +493,11 @@ func (c *Conn) releaseInput() {
 	c.in = nil
 }
 
-// ErrInterrupted says that a read ended because its context did.
-var ErrInterrupted = errors.New("read interrupted")
+// What netpoll says, too.
+var (
+	ErrNothing     = netpoll.ErrNothing     // there is nothing to read at the moment
+	ErrInterrupted = netpoll.ErrInterrupted // a read ended because its context did
+)
 
 // A watch has the end of a context interrupt a read that waits. It outlives the read: a program reads in a loop with
 // one context, and then finds it in place.
@@ -520,7 +528,7 @@ func (c *Conn) watch(ctx context.Context) error {
 	if c.watched == nil {
 		interrupted := make(chan struct{})
 		c.watched = &watch{done: done, interrupted: interrupted, stop: context.AfterFunc(ctx, func() {
-			c.interruptRead()
+			c.transport.Interrupt()
 			close(interrupted)
 		})}
 	}
@@ -530,31 +538,17 @@ func (c *Conn) watch(ctx context.Context) error {
 	return nil
 }
 
-// interruptRead ends the wait of a read.
-func (c *Conn) interruptRead() {
-	if c.taken() {
-		c.wake()
-	} else {
-		c.net.SetReadDeadline(longAgo)
-	}
-}
-
-// Interrupt breaks off a read that waits, and all to come. On a connection that knows no deadlines it closes it. Only
-// before Frame.
+// Interrupt breaks off a read that waits, and all to come. A connection whose reads cannot be interrupted is closed. Only before Frame.
 func (c *Conn) Interrupt() {
-	if c.taken() {
-		c.expire()
-		return
-	}
-	if c.net.SetReadDeadline(longAgo) != nil {
-		CutOff(c.net)
+	if c.transport.Interrupt() != nil {
+		c.transport.Close()
 	}
 }
 
 // Unwatch makes reads wait without a context again.
 func (c *Conn) Unwatch() {
-	if c.stopWatching() && !c.taken() {
-		c.net.SetReadDeadline(time.Time{})
+	if c.stopWatching() {
+		c.transport.Resume()
 	}
 }
 
@@ -571,9 +565,6 @@ func (c *Conn) stopWatching() (ended bool) {
 	return ended
 }
 
-// longAgo is a deadline that has passed.
-var longAgo = time.Unix(1, 0)
-
 // Err returns what ended the input, nil while it goes on.
 func (c *Conn) Err() error { return c.rerr }
 
@@ -588,13 +579,14 @@ func (c *Conn) Forget() {
 
 // Abandon closes a connection whose handshake has failed, in the way that its own Close does.
 func (c *Conn) Abandon() error {
-	if c.taken() {
+	conn := c.conn()
+	switch {
+	case conn == nil:
 		return c.Close()
+	case conn.SetWriteDeadline(time.Now().Add(abandonTime)) != nil:
+		return netpoll.CutOff(conn) // the goodbye of TLS could wait for ever
 	}
-	if c.net.SetWriteDeadline(time.Now().Add(abandonTime)) != nil {
-		return CutOff(c.net) // the goodbye of TLS could wait for ever
-	}
-	return c.net.Close()
+	return conn.Close()
 }
 
 // abandonTime is how long a connection whose handshake has failed may take to say goodbye.
@@ -603,9 +595,5 @@ const abandonTime = time.Second
 // Close closes the connection at once. Reads and writes under way end with an error.
 func (c *Conn) Close() error {
 	c.fail(net.ErrClosed, false)
-	if c.taken() {
-		c.closeDescriptor()
-		return nil
-	}
-	return CutOff(c.net)
+	return c.transport.Close()
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/foyerws/foyer/internal/frame"
+	"github.com/foyerws/foyer/internal/netpoll"
 )
 
 // script is a net.Conn whose reads and writes are scripted.
@@ -430,7 +431,7 @@ func TestHungUp(t *testing.T) {
 		// A connection that has bytes in a buffer of its own gives them past any deadline: they must not be lost.
 		c := framed(&script{reads: []any{text("hello"), os.ErrDeadlineExceeded}}, nil, server, nil)
 		for range 2 {
-			if c.LookCloser() != Arrived {
+			if c.LookCloser() != netpoll.Arrived {
 				t.Error("while something is left to read")
 			}
 		}
@@ -439,7 +440,7 @@ func TestHungUp(t *testing.T) {
 		}
 	})
 	t.Run("end of a buffering connection", func(t *testing.T) {
-		if c := framed(&script{reads: []any{syscall.ECONNRESET}}, nil, server, nil); c.Look() != Unknown || c.LookCloser() != Ended {
+		if c := framed(&script{reads: []any{syscall.ECONNRESET}}, nil, server, nil); c.Look() != netpoll.Unknown || c.LookCloser() != netpoll.Ended {
 			t.Error("not at the end")
 		}
 	})

@@ -3,7 +3,7 @@ package wire
 import (
 	"context"
 	"errors"
-	"io"
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -220,18 +220,18 @@ func (c *Conn) WaitPrepared() error {
 	return c.awaitOutput(context.Background(), func() bool { return c.claim != Preparing || c.closed })
 }
 
-// carryInlineAndUnlock is carryAndUnlock for a caller that may wait. Over TLS it writes a few bytes itself, which saves a
-// goroutine, when the kernel seems to have room. It waits if that was wrong, or if TLS itself waits to answer a request for new
-// keys.
+// carryInlineAndUnlock is carryAndUnlock for a caller that may wait. On a transport that blocks it writes a few bytes itself, which
+// saves a goroutine, when the kernel seems to have room. It waits if that was wrong, or if TLS itself waits to answer a request for
+// new keys.
 func (c *Conn) carryInlineAndUnlock() {
-	if c.taken() || c.busy || !c.waits() || !c.mayLeave() || c.queued-c.written > inlineSize || !c.writable() {
+	if c.busy || !c.waits() || !c.mayLeave() || c.queued-c.written > inlineSize || !c.transport.Waits() || !c.transport.Roomy() {
 		c.carryAndUnlock()
 		return
 	}
 	c.busy = true
 	batch := c.batch()
 	c.mu.Unlock()
-	c.pump(batch, true)
+	c.carry(batch, 1)
 }
 
 // inlineSize is how many bytes are written in this way.
@@ -239,16 +239,22 @@ const inlineSize = 2 << 10
 
 // carrySoonAndUnlock has a loop carry what waits, and what is taken in until then.
 func (c *Conn) carrySoonAndUnlock() {
-	if !c.taken() {
+	switch {
+	case c.soon:
+		c.mu.Unlock()
+	case c.transport.Soon():
+		c.soon = true
+		c.mu.Unlock()
+	default:
 		c.carryAndUnlock()
-		return
 	}
-	known := c.soon
-	c.soon = true
-	c.mu.Unlock()
-	if !known {
-		c.carrySoon()
-	}
+}
+
+// flushNow is what was to be done soon.
+func (c *Conn) flushNow() {
+	c.mu.Lock()
+	c.soon = false
+	c.carryAndUnlock()
 }
 
 // putFrame puts a frame at the end of the queue. A client's payload is masked with key, and always copied.
@@ -336,7 +342,7 @@ func (c *Conn) gather(why gathering) {
 	}
 	c.gathers = true
 	c.mu.Lock()
-	if why == untilTurn && c.keptOffLoop() {
+	if why == untilTurn && c.transport.Crowded() {
 		why = untilRead // the loop was taken over: nobody but a goroutine of our own would let go
 	}
 	if c.gathering == no {
@@ -367,7 +373,7 @@ func (c *Conn) scatterLater() {
 }
 
 // carryAndUnlock gives up the lock and brings the queue to the network unless somebody does so already. It does not wait: what
-// the kernel does not take at once is left to the descriptor's loop, or to a goroutine where there is none.
+// the kernel does not take at once is left to the loop, and where a write waits, for the peer or for the lock of TLS, a goroutine does.
 func (c *Conn) carryAndUnlock() {
 	if c.busy || !c.waits() || !c.mayLeave() {
 		c.mu.Unlock()
@@ -376,37 +382,43 @@ func (c *Conn) carryAndUnlock() {
 	c.busy = true
 	batch := c.batch()
 	c.mu.Unlock()
-	if c.taken() {
-		c.carryOn(batch)
+	if c.transport.Waits() {
+		go c.carry(batch, forever)
 	} else {
-		go c.pump(batch, false) // a write may wait there, for the peer or for the lock of TLS
+		c.carry(batch, maxRounds)
 	}
 }
 
 // mayLeave reports whether nothing holds bytes back. The caller has the lock.
 func (c *Conn) mayLeave() bool { return c.open && c.gathering == no && c.err == nil }
 
-// maxRounds is how many times a goroutine that writes carries other goroutines' bytes along before it is let go.
-const maxRounds = 8
+// How many times a goroutine that writes carries other goroutines' bytes along before it is let go.
+const (
+	maxRounds = 8
+	forever   = math.MaxInt
+)
 
-// carryOn writes batch to the descriptor, and what comes meanwhile. The caller has made the Conn busy.
-func (c *Conn) carryOn(batch [][]byte) {
-	for round := 1; batch != nil; round++ {
-		n, err := c.writeVector(batch)
-		if err != nil && err != ErrNothing {
+// carry writes batch, and what comes meanwhile, rounds times at the most. The caller has made the Conn busy.
+func (c *Conn) carry(batch [][]byte, rounds int) {
+	for batch != nil {
+		n, err := c.transport.Write(batch)
+		full := err == ErrNothing
+		if err != nil && !full {
 			c.fail(err, true)
 			return
 		}
-		batch = c.wrote(n, err == ErrNothing)
-		switch {
-		case batch == nil:
-		case err == ErrNothing:
-			if err := c.awaitRoom(); err != nil && c.blocked.CompareAndSwap(true, false) {
+		batch = c.wrote(n, full)
+		if batch == nil {
+			return
+		}
+		if full {
+			if err := c.transport.AwaitRoom(); err != nil && c.blocked.CompareAndSwap(true, false) {
 				c.fail(err, true)
 			}
-			return // the loop carries on
-		case round == maxRounds:
-			go c.carryOn(batch)
+			return // unblock carries on
+		}
+		if rounds--; rounds == 0 {
+			go c.carry(batch, forever)
 			return
 		}
 	}
@@ -418,30 +430,7 @@ func (c *Conn) unblock() {
 		c.mu.Lock()
 		batch := c.batch()
 		c.mu.Unlock()
-		c.carryOn(batch)
-	}
-}
-
-// pumpSize is the most that one blocking write is given, so that a peer which takes bytes slowly is seen to take them.
-const pumpSize = 64 << 10
-
-// pump writes batch to a connection of the net package, and what comes meanwhile, and waits where it must. The caller has
-// made the Conn busy. With once it writes one batch and leaves the rest to a goroutine.
-func (c *Conn) pump(batch [][]byte, once bool) {
-	for batch != nil {
-		p := batch[0][:min(len(batch[0]), pumpSize)]
-		n, err := c.net.Write(p)
-		if err == nil && n < len(p) {
-			err = io.ErrShortWrite
-		}
-		if err != nil {
-			c.fail(err, true)
-			return
-		}
-		if batch = c.wrote(n, false); batch != nil && once {
-			go c.pump(batch, false)
-			return
-		}
+		c.carry(batch, maxRounds)
 	}
 }
 

@@ -1,4 +1,4 @@
-package wire
+package stream
 
 import (
 	"bytes"
@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/foyerws/foyer/internal/netpoll"
 )
 
 // An answerer is an Answer whose writes block while it is held.
@@ -87,7 +89,7 @@ func newTestStream(t *testing.T, ctx context.Context, held bool) (*Stream, *io.P
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := NewStream(r, a, time.Time{})
+	s := New(r, a, time.Time{})
 	returned := make(chan struct{})
 	go func() {
 		s.Send()
@@ -149,7 +151,7 @@ func TestStreamDeadline(t *testing.T) {
 			waiting <- err
 		}()
 		synctest.Wait()
-		s.SetReadDeadline(longAgo)
+		s.SetReadDeadline(time.Unix(1, 0))
 		if err := <-waiting; err != os.ErrDeadlineExceeded {
 			t.Error(err)
 		}
@@ -244,12 +246,12 @@ func TestStreamOfAHandlerThatHasReturned(t *testing.T) {
 			t.Error(err)
 		}
 		cancel()
-		if s.look() != Quiet {
+		if s.Look() != netpoll.Quiet {
 			t.Error("only the context has ended, and Pump would notice more")
 		}
 		a.body.CloseWithError(errors.New("body closed by handler")) // as net/http does
 		synctest.Wait()
-		if _, err := s.Write([]byte("x")); err != net.ErrClosed || s.look() != Broken {
+		if _, err := s.Write([]byte("x")); err != net.ErrClosed || s.Look() != netpoll.Broken {
 			t.Error(err)
 		}
 		s.Close()
@@ -273,7 +275,7 @@ func TestStreamOutlivesTimeouts(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), -1)
 		defer cancel()
 		s, _, _, _ := newTestStream(t, ctx, false)
-		if _, err := s.Write([]byte("x")); err != nil || s.look() != Quiet {
+		if _, err := s.Write([]byte("x")); err != nil || s.Look() != netpoll.Quiet {
 			t.Error(err)
 		}
 	})
@@ -282,7 +284,7 @@ func TestStreamOutlivesTimeouts(t *testing.T) {
 func TestStreamBegins(t *testing.T) {
 	a := newAnswerer(nil)
 	r, _ := http.NewRequest(http.MethodConnect, "/", nil)
-	NewStream(r, a, time.Time{}).Begin(http.Header{"X-New": {"2"}})
+	New(r, a, time.Time{}).Begin(http.Header{"X-New": {"2"}})
 	if a.status != 200 || len(a.header) != 1 || a.header.Get("X-New") != "2" {
 		t.Error(a.status, a.header)
 	}
@@ -297,7 +299,7 @@ func TestStreamAddresses(t *testing.T) {
 	}{{"192.0.2.1:4711", 2, "tcp"}, {"[2001:db8::1]:4711", 3, "udp"}, {"203.0.113.7", 2, ""}, {"", 2, ""}} {
 		r, _ := http.NewRequestWithContext(context.WithValue(t.Context(), http.LocalAddrContextKey, local), http.MethodConnect, "/", nil)
 		r.RemoteAddr, r.ProtoMajor = test.remote, test.version
-		s := NewStream(r, newAnswerer(nil), time.Time{})
+		s := New(r, newAnswerer(nil), time.Time{})
 		if s.LocalAddr() != local || s.RemoteAddr().String() != test.remote || s.RemoteAddr().Network() != test.network {
 			t.Error(s.LocalAddr(), s.RemoteAddr())
 		}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/foyerws/foyer/internal/netpoll"
 )
 
 // attendedPair returns a Conn over TCP whose owner is told of input by ready, never twice at once, and the other end.
@@ -172,15 +174,15 @@ func TestNetConnSharesTheSocket(t *testing.T) {
 func TestReadDeadline(t *testing.T) {
 	ours, theirs := tcpPair(t)
 	c := framed(ours, nil, server, nil)
-	c.Bound(time.Now().Add(time.Hour))
-	c.Bound(time.Now().Add(10 * time.Millisecond))
-	if err := c.Wait(t.Context()); !isTimeout(err) {
+	c.SetDeadline(time.Now().Add(time.Hour))
+	c.SetDeadline(time.Now().Add(10 * time.Millisecond))
+	if err := c.Wait(t.Context()); !netpoll.IsTimeout(err) {
 		t.Error(err)
 	}
 	ours, theirs = tcpPair(t)
 	c = framed(ours, nil, server, nil)
-	c.Bound(time.Now().Add(time.Millisecond))
-	c.Bound(time.Time{})
+	c.SetDeadline(time.Now().Add(time.Millisecond))
+	c.SetDeadline(time.Time{})
 	time.AfterFunc(20*time.Millisecond, func() { theirs.Write(text("hello")) })
 	if err := c.Wait(t.Context()); err != nil {
 		t.Error(err)
@@ -327,7 +329,7 @@ func TestGatherDoesNotStrandWhatIsQueued(t *testing.T) {
 	for name, gather := range map[string]func(*Conn){
 		"while input is left": (*Conn).Gather,
 		"on a loop that was taken over": func(c *Conn) {
-			c.slow.Store(1)
+			c.transport = crowded{c.transport}
 			c.GatherTurn()
 		},
 	} {
@@ -382,29 +384,7 @@ func TestWaitHeedsItsContextWhileInputComes(t *testing.T) {
 	}
 }
 
-// Connections that are accepted past the net package send short messages at once, as its own do.
-func TestAcceptedConnectionsDoNotDelay(t *testing.T) {
-	l, err := net.Listen("tcp", "localhost:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	a := NewAcceptor(l)
-	defer a.Close()
-	theirs, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer theirs.Close()
-	c, err := a.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if on, err := unix.GetsockoptInt(int(c.fd), unix.IPPROTO_TCP, unix.TCP_NODELAY); on == 0 || err != nil {
-		t.Error(on, err)
-	}
-	if c.RemoteAddr().String() != theirs.LocalAddr().String() || c.LocalAddr().String() != l.Addr().String() {
-		t.Error(c.RemoteAddr(), c.LocalAddr())
-	}
-}
+// crowded is the transport of an owner that was slow on the loop.
+type crowded struct{ netpoll.Transport }
+
+func (crowded) Crowded() bool { return true }

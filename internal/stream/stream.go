@@ -1,4 +1,5 @@
-package wire
+// Package stream makes a connection of a request over HTTP/2 or HTTP/3.
+package stream
 
 import (
 	"context"
@@ -12,6 +13,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/foyerws/foyer/internal/netpoll"
 )
 
 // An Answer is the http.ResponseWriter of a request whose body and answer are the two directions of a stream.
@@ -48,9 +51,9 @@ type Stream struct {
 	released chan struct{} // closed when it is closed, and nobody uses the answer any more
 }
 
-// NewStream returns the Stream of a request and its answer. The deadlines that the server has for ordinary requests are
+// New returns the Stream of a request and its answer. The deadlines that the server has for ordinary requests are
 // lifted; the head of the answer must be out at deadline.
-func NewStream(r *http.Request, answer Answer, deadline time.Time) *Stream {
+func New(r *http.Request, answer Answer, deadline time.Time) *Stream {
 	answer.SetReadDeadline(time.Time{})
 	answer.SetWriteDeadline(deadline)
 	s := &Stream{body: r.Body, ctx: r.Context(), answer: answer, released: make(chan struct{}), remote: remoteAddr(r)}
@@ -100,8 +103,8 @@ func (s *Stream) Send() {
 
 // Pump reads the body, one piece ahead of who reads the Stream. It returns when the Stream is released.
 func (s *Stream) Pump() {
-	var small [smallSize]byte // as for other connections, see receiveNet
-	var large *buffer
+	var small [512]byte // enough for most messages
+	var large *[16 << 10]byte
 	room := small[:]
 	for {
 		n, err := s.body.Read(room)
@@ -110,18 +113,20 @@ func (s *Stream) Pump() {
 		}
 		switch {
 		case large == nil && n == len(small):
-			large = getBuffer()
-			room = large.data
+			large = buffers.Get().(*[16 << 10]byte)
+			room = large[:]
 		case large != nil && n < len(room):
-			putBuffer(large)
+			buffers.Put(large)
 			large, room = nil, small[:]
 		}
 	}
 	if large != nil {
-		putBuffer(large)
+		buffers.Put(large)
 	}
 	<-s.released
 }
+
+var buffers = sync.Pool{New: func() any { return new([16 << 10]byte) }}
 
 // offer waits until piece was taken, and reports whether another is wanted.
 func (s *Stream) offer(piece []byte, err error) bool {
@@ -221,24 +226,24 @@ func (s *Stream) broken() bool {
 // returned reports whether somebody else's handler has returned. The server ends the body then.
 func (s *Stream) returned() bool { return s.lent && s.ctx.Err() == context.Canceled }
 
-// look returns what can be seen of the peer. Where a piece was not taken, Pump does not read on, and only the request's
+// Look returns what can be seen of the peer. Where a piece was not taken, Pump does not read on, and only the request's
 // context can tell. That might have ended for another reason as well; a deadline that has passed is the work of middleware.
-func (s *Stream) look() Sight {
+func (s *Stream) Look() netpoll.Sight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.closed, s.broken():
-		return Broken
+		return netpoll.Broken
 	case len(s.piece) > 0 && s.ctx.Err() == context.Canceled:
-		return Cut
+		return netpoll.Cut
 	case len(s.piece) > 0 && s.err != nil:
-		return Leaving
+		return netpoll.Leaving
 	case len(s.piece) > 0:
-		return Arrived
+		return netpoll.Arrived
 	case s.err != nil:
-		return Ended
+		return netpoll.Ended
 	}
-	return Quiet
+	return netpoll.Quiet
 }
 
 // closeDelay is how long a Write that is under way at Close may take to return by itself. Breaking it off resets the stream,
@@ -265,7 +270,7 @@ func (s *Stream) Close() error {
 		return nil
 	}
 	return contained(func() error {
-		err := s.answer.SetReadDeadline(longAgo) // for Pump
+		err := s.answer.SetReadDeadline(time.Unix(1, 0)) // for Pump
 		if used {
 			err = errors.Join(err, s.answer.SetWriteDeadline(time.Now().Add(closeDelay)))
 		}
@@ -275,6 +280,9 @@ func (s *Stream) Close() error {
 
 // Released returns a channel that is closed when the Stream is closed, and the handler of the request may return.
 func (s *Stream) Released() <-chan struct{} { return s.released }
+
+// Lent reports whether somebody else sees to it that the handler does not return too early.
+func (s *Stream) Lent() bool { return s.lent }
 
 // LocalAddr returns the address of this end of the connection that carries the stream.
 func (s *Stream) LocalAddr() net.Addr { return s.local }

@@ -1,4 +1,4 @@
-package wire
+package netpoll
 
 import (
 	"os"
@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A loop waits for many descriptors with one epoll set and tells their Conns what has happened, one after the other on
+// A loop waits for many descriptors with one epoll set and tells their Sockets what has happened, one after the other on
 // one goroutine. There are as many loops as Go runs goroutines at once.
 //
 // The set itself is a descriptor in Go's own poller: a loop with nothing to do waits as any other goroutine does, and
@@ -33,20 +33,20 @@ type loop struct {
 	count   int
 	running bool
 	ending  bool    // it will be seen soon whether the runner is still needed
-	soon    []*Conn // to be carried, see ReleaseSoon
+	soon    []Owner // whose Flush is to be called
 	flushes bool    // a goroutine does that
 
 	runner atomic.Pointer[runner]
 	seen   uint64 // the runner's position when the monitor looked last
 }
 
-// A slot is where a loop has a Conn. Its round tells the Conns apart that were there one after the other: an event may
+// A slot is where a loop has a Socket. Its round tells the Sockets apart that were there one after the other: an event may
 // come late.
 type slot struct{ index, round int32 }
 
 type seat struct {
-	conn  *Conn
-	round int32
+	socket *Socket
+	round  int32
 }
 
 // A runner is a goroutine that serves a loop.
@@ -56,10 +56,10 @@ type runner struct {
 	position atomic.Uint64
 	begin    uint64 // the position before the first of these:
 
-	events [batchSize]unix.EpollEvent
-	conns  [batchSize]*Conn
-	n      int                // of them there are
-	ask    func(uintptr) bool // is poll; made once, because it would be an allocation each time
+	events  [batchSize]unix.EpollEvent
+	sockets [batchSize]*Socket
+	n       int                // of them there are
+	ask     func(uintptr) bool // is poll; made once, because it would be an allocation each time
 }
 
 func newRunner() *runner {
@@ -120,24 +120,24 @@ func newLoop() (*loop, error) {
 	return l, nil
 }
 
-// add puts c into the set.
-func (l *loop) add(c *Conn) error {
+// add puts s into the set.
+func (l *loop) add(s *Socket) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if n := len(l.free); n > 0 {
-		c.slot.index = l.free[n-1]
+		s.slot.index = l.free[n-1]
 		l.free = l.free[:n-1]
 	} else {
-		c.slot.index = int32(len(l.slots))
+		s.slot.index = int32(len(l.slots))
 		l.slots = append(l.slots, seat{})
 	}
-	s := &l.slots[c.slot.index]
-	s.conn, c.slot.round = c, s.round
-	if err := l.control(unix.EPOLL_CTL_ADD, c, inputEdges); err != nil {
-		l.vacate(c)
+	seat := &l.slots[s.slot.index]
+	seat.socket, s.slot.round = s, seat.round
+	s.loop = l
+	if err := l.control(unix.EPOLL_CTL_ADD, s, inputEdges); err != nil {
+		l.vacate(s)
 		return err
 	}
-	c.loop = l
 	l.count++
 	if !l.running {
 		l.running = true
@@ -152,19 +152,19 @@ const (
 	outputEdges = inputEdges | unix.EPOLLOUT
 )
 
-func (l *loop) control(op int, c *Conn, edges uint32) error {
-	event := unix.EpollEvent{Events: edges, Fd: c.slot.index, Pad: c.slot.round}
-	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(l.epoll, op, int(c.fd), &event))
+func (l *loop) control(op int, s *Socket, edges uint32) error {
+	event := unix.EpollEvent{Events: edges, Fd: s.slot.index, Pad: s.slot.round}
+	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(l.epoll, op, int(s.fd), &event))
 }
 
-// remove takes c out of the set, which closing the descriptor does as well unless another shares the socket.
-func (l *loop) remove(c *Conn, shared bool) {
+// remove takes s out of the set, which closing the descriptor does as well unless another shares the socket.
+func (l *loop) remove(s *Socket, shared bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if shared {
-		unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, int(c.fd), nil)
+		unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, int(s.fd), nil)
 	}
-	l.vacate(c)
+	l.vacate(s)
 	if l.count--; l.count == 0 && !l.ending {
 		l.ending = true
 		l.file.SetReadDeadline(time.Now().Add(endDelay))
@@ -174,11 +174,11 @@ func (l *loop) remove(c *Conn, shared bool) {
 // endDelay is for how long a runner waits for a new descriptor before it ends.
 const endDelay = 100 * time.Millisecond
 
-func (l *loop) vacate(c *Conn) {
-	s := &l.slots[c.slot.index]
-	s.conn = nil
-	s.round++
-	l.free = append(l.free, c.slot.index)
+func (l *loop) vacate(s *Socket) {
+	seat := &l.slots[s.slot.index]
+	seat.socket = nil
+	seat.round++
+	l.free = append(l.free, s.slot.index)
 }
 
 // run has r serve the loop.
@@ -209,14 +209,14 @@ func (l *loop) serve(r *runner) {
 			if i == 0 {
 				monitor.look()
 			}
-			l.tell(r.conns[i], r.events[i].Events)
+			l.tell(r.sockets[i], r.events[i].Events)
 		}
 		end := r.begin + 2*uint64(r.n)
 		if !r.position.CompareAndSwap(at, end) {
 			return
 		}
 		r.begin = end
-		clear(r.conns[:r.n])
+		clear(r.sockets[:r.n])
 		runtime.Gosched() // others want to run, too
 		if !l.wait(r) {
 			return
@@ -224,17 +224,17 @@ func (l *loop) serve(r *runner) {
 	}
 }
 
-// tell tells c what has happened.
-func (l *loop) tell(c *Conn, events uint32) {
-	if c == nil || !c.happened(events) {
+// tell tells s what has happened.
+func (l *loop) tell(s *Socket, events uint32) {
+	if s == nil || !s.happened(events) {
 		return
 	}
-	if c.slow.Load() > 0 {
-		c.slow.Add(-1)
-		go c.owner.Ready(false)
+	if s.slow.Load() > 0 {
+		s.slow.Add(-1)
+		go s.readable(false)
 		return
 	}
-	c.owner.Ready(true)
+	s.readable(true)
 }
 
 // wait waits until something has happened. It reports false when no descriptors are left.
@@ -252,8 +252,8 @@ func (l *loop) wait(r *runner) bool {
 		}
 	}
 	for i, e := range r.events[:r.n] {
-		if s := l.slots[e.Fd]; s.round == e.Pad {
-			r.conns[i] = s.conn
+		if seat := l.slots[e.Fd]; seat.round == e.Pad {
+			r.sockets[i] = seat.socket
 		}
 	}
 	return true
@@ -266,120 +266,44 @@ func (l *loop) takeOver(r *runner, at uint64) {
 		return
 	}
 	i := int(at-r.begin) / 2
-	c := r.conns[i]
+	s := r.sockets[i]
 	fresh := newRunner()
-	fresh.n = copy(fresh.conns[:], r.conns[i+1:r.n])
+	fresh.n = copy(fresh.sockets[:], r.sockets[i+1:r.n])
 	copy(fresh.events[:], r.events[i+1:r.n])
 	l.run(fresh)
-	if c != nil {
-		c.slow.Store(slowTurns)
-		c.scatter()
+	if s != nil {
+		s.slow.Store(slowTurns)
+		s.owner.TakenOver()
 	}
 }
 
-// carrySoon has the loop's flusher carry what waits.
-func (c *Conn) carrySoon() {
-	l := c.loop
+// flushSoon has the loop's flusher call o.Flush.
+func (l *loop) flushSoon(o Owner) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.soon = append(l.soon, c)
+	l.soon = append(l.soon, o)
 	if !l.flushes {
 		l.flushes = true
 		go l.flush()
 	}
 }
 
-// flush carries what waits on the Conns that were left to it.
+// flush calls Flush of the owners that were left to it.
 func (l *loop) flush() {
-	var conns []*Conn
+	var owners []Owner
 	for {
 		l.mu.Lock()
-		clear(conns)
-		conns, l.soon = l.soon, conns[:0]
-		if len(conns) == 0 {
+		clear(owners)
+		owners, l.soon = l.soon, owners[:0]
+		if len(owners) == 0 {
 			l.flushes = false
 			l.soon = nil
 			l.mu.Unlock()
 			return
 		}
 		l.mu.Unlock()
-		for _, c := range conns {
-			c.mu.Lock()
-			c.soon = false
-			c.carryAndUnlock()
+		for _, o := range owners {
+			o.Flush()
 		}
 	}
-}
-
-// The monitor's measures.
-const (
-	lookInterval = time.Millisecond / 2 // between two looks; timers make it up to one and a half
-	minTurns     = 4                    // descriptors that a loop serves in that time unless a callback is slow
-	slowTurns    = 64                   // for how long a socket with a slow callback is kept off the loop
-	quietLooks   = 20                   // the monitor ends when it has seen no loop busy so many times
-)
-
-// monitor sees to it that a slow callback delays its own socket only.
-var monitor watcher
-
-// A watcher is a goroutine that looks at the loops while they are busy.
-type watcher struct{ looks atomic.Bool }
-
-// look has the goroutine run.
-func (w *watcher) look() {
-	if !w.looks.Load() && w.looks.CompareAndSwap(false, true) {
-		go w.run()
-	}
-}
-
-func (w *watcher) run() {
-	for {
-		for quiet := 0; quiet < quietLooks; quiet++ {
-			time.Sleep(lookInterval)
-			if anyLoop((*loop).lookAt) {
-				quiet = 0
-			}
-		}
-		// A loop that has seen us look, and begun to serve since, must not be left alone.
-		w.looks.Store(false)
-		if !anyLoop((*loop).serves) || !w.looks.CompareAndSwap(false, true) {
-			return
-		}
-	}
-}
-
-// anyLoop asks all loops and reports whether one said yes.
-func anyLoop(ask func(*loop) bool) (yes bool) {
-	loops.mu.Lock()
-	all := loops.all
-	loops.mu.Unlock()
-	for _, l := range all {
-		if ask(l) {
-			yes = true
-		}
-	}
-	return yes
-}
-
-// serves reports whether the loop is serving a descriptor.
-func (l *loop) serves() bool {
-	r := l.runner.Load()
-	return r != nil && r.position.Load()&1 == 1
-}
-
-// lookAt takes the loop over if it is slow, and reports whether it is busy.
-func (l *loop) lookAt() bool {
-	r := l.runner.Load()
-	if r == nil {
-		return false
-	}
-	at, before := r.position.Load(), l.seen
-	l.seen = at
-	if at == replaced {
-		return false
-	}
-	if at&1 == 1 && before&1 == 1 && at-before < 2*minTurns {
-		l.takeOver(r, at)
-	}
-	return at != before || at&1 == 1
 }

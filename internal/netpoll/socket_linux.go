@@ -322,7 +322,7 @@ func (s *Socket) tellArrived(onLoop bool) {
 	arrived(onLoop)
 }
 
-// SetDeadline makes reads fail from t on. Writes do not wait.
+// SetDeadline makes reads fail from t on. Writes do not wait. Nobody else may use the Socket meanwhile but the loop.
 func (s *Socket) SetDeadline(t time.Time) error {
 	r := s.rare.Load()
 	if r == nil {
@@ -339,6 +339,9 @@ func (s *Socket) SetDeadline(t time.Time) error {
 	s.flags.clear(overdue)
 	r.deadline = nil
 	if t.IsZero() {
+		if r.shared == nil && s.remote.IsValid() {
+			s.rare.Store(nil) // the handshake is over, and needs it no more
+		}
 		return nil
 	}
 	var timer *time.Timer

@@ -54,13 +54,18 @@ type Conn struct {
 	gathers   bool // this goroutine has made writes wait, see Gather
 	impatient bool // reads do not wait
 
-	framed   atomic.Bool // the owner is there
-	attended atomic.Bool // and told of input
-	waiting  atomic.Bool
-	bytesIn  atomic.Uint64
+	flags   atomic.Uint32
+	bytesIn atomic.Uint64
 
 	output
 }
+
+// The flags of a Conn.
+const (
+	isFramed   = 1 << iota // the owner is there
+	isAttended             // and told of input
+	isWaiting              // a goroutine waits for input
+)
 
 // Rules are what the frames of both directions are held to.
 type Rules struct {
@@ -104,7 +109,7 @@ func (c *Conn) Frame(rules *Rules, owner Owner) {
 	c.owner = owner
 	c.transport = netpoll.Poll(c.transport, (*below)(c))
 	c.transport.SetDeadline(time.Time{})
-	c.framed.Store(true)
+	c.flags.Or(isFramed)
 	if c.transport.HungUp() {
 		owner.HungUp()
 	}
@@ -118,7 +123,7 @@ func (b *below) Writable()            { (*Conn)(b).unblock() }
 func (b *below) TakenOver()           { (*Conn)(b).scatter() }
 func (b *below) Flush()               { (*Conn)(b).flushNow() }
 func (b *below) HungUp() {
-	if b.framed.Load() {
+	if b.flags.Load()&isFramed != 0 {
 		b.owner.HungUp()
 	}
 }
@@ -170,18 +175,18 @@ func (c *Conn) Attend() bool {
 	if !c.transport.Attend() {
 		return false
 	}
-	c.attended.Store(true)
+	c.flags.Or(isAttended)
 	return true
 }
 
 // Attended reports whether the owner is told of input.
-func (c *Conn) Attended() bool { return c.attended.Load() }
+func (c *Conn) Attended() bool { return c.flags.Load()&isAttended != 0 }
 
 // Idle reports whether nothing has come on a Conn that is attended to.
 func (c *Conn) Idle() bool { return c.transport.Idle() && !c.Unread() }
 
 // Waiting reports whether a goroutine is waiting for input at this moment.
-func (c *Conn) Waiting() bool { return c.waiting.Load() }
+func (c *Conn) Waiting() bool { return c.flags.Load()&isWaiting != 0 }
 
 // Unread reports whether bytes were read from the network that nobody took. Only for the goroutine that reads.
 func (c *Conn) Unread() bool { return c.in != nil && c.in.len() > 0 }
@@ -444,9 +449,9 @@ func (c *Conn) receive(p []byte) (n int, err error) {
 		if err != ErrNothing || c.impatient {
 			return 0, err
 		}
-		c.waiting.Store(true)
+		c.flags.Or(isWaiting)
 		err = c.transport.Await()
-		c.waiting.Store(false)
+		c.flags.And(^uint32(isWaiting))
 		if err != nil {
 			return 0, err
 		}
@@ -458,8 +463,8 @@ func (c *Conn) receive(p []byte) (n int, err error) {
 func (c *Conn) read(p []byte) (n int, err error) {
 	blocks := c.transport.Waits()
 	if blocks {
-		c.waiting.Store(true)
-		defer c.waiting.Store(false)
+		c.flags.Or(isWaiting)
+		defer c.flags.And(^uint32(isWaiting))
 	}
 	switch {
 	case p != nil:

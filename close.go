@@ -10,8 +10,8 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// This file is where sockets end. State goes from Open to Closing in beginClosing, and to Closed in finish; nothing else
-// changes it.
+// This file is where sockets end. State goes from Open to Closing in beginClosing, and to Closed in finish. How a socket ends is decided
+// once, in decide. Nothing else changes either.
 
 // maxReason is how many bytes of reason fit into a close frame behind the code, RFC 6455 section 5.5.
 const maxReason = 123
@@ -62,7 +62,7 @@ func (s *Socket) startClose(code CloseCode, reason string) {
 		return
 	}
 	s.mu.Lock()
-	if s.ended == nil {
+	if s.State() != StateClosed {
 		s.closeTimer = time.AfterFunc(s.config.closeTimeout, func() { s.abort(errCloseTimeout) })
 	}
 	s.mu.Unlock()
@@ -115,7 +115,8 @@ func (s *Socket) drain() {
 func (s *Socket) peerClosed(code CloseCode, reason string) {
 	s.wire.Unwatch() // a context that ends with the socket must not cut its farewell short
 	s.warnReader()
-	end := s.decided(&CloseError{Code: code, Reason: reason, socket: s})
+	end := &CloseError{Code: code, Reason: reason, socket: s}
+	s.decide(end)
 	s.beginClosing(code, "")
 	s.wire.Scatter()
 	s.finish(end, answered)
@@ -130,18 +131,26 @@ func (s *Socket) violated(broken *frame.ProtocolError) error {
 	}
 	s.wire.Unwatch()
 	s.warnReader()
-	end := s.decided(&CloseError{Code: code, Reason: broken.Reason, Err: cause, socket: s})
+	end := &CloseError{Code: code, Reason: broken.Reason, Err: cause, socket: s}
+	s.decide(end)
 	s.beginClosing(code, broken.Reason)
 	s.finish(end, farewell)
 	return s.Err()
 }
 
-// decided notes how the socket will have ended, even if our close frame cannot be sent any more.
-func (s *Socket) decided(end *CloseError) *CloseError {
+// decide says how the socket will have ended, even if our close frame cannot be sent any more, unless that was decided before.
+func (s *Socket) decide(end *CloseError) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ending = end
-	return end
+	s.decideLocked(end)
+}
+
+// decideLocked is decide for a caller that has s.mu. It returns what is decided.
+func (s *Socket) decideLocked(end *CloseError) *CloseError {
+	if s.fate == nil {
+		s.fate = end
+	}
+	return s.fate
 }
 
 // An ending is how a connection is closed.
@@ -156,14 +165,11 @@ const (
 // finish is the end of a socket.
 func (s *Socket) finish(e *CloseError, how ending) {
 	s.mu.Lock()
-	if s.ended != nil {
+	if s.State() == StateClosed {
 		s.mu.Unlock()
 		return
 	}
-	if s.ending != nil {
-		e = s.ending
-	}
-	s.ended = e
+	e = s.decideLocked(e)
 	s.state.Store(int32(StateClosed))
 	if s.closeTimer != nil {
 		s.closeTimer.Stop()
@@ -175,7 +181,7 @@ func (s *Socket) finish(e *CloseError, how ending) {
 	cancels, done := s.takeCancels(), s.done
 	s.mu.Unlock()
 
-	if s.config.pool != nil {
+	if s.server && !s.accepted.Load() {
 		s.config.pool.drop(s)
 	}
 	s.config.release(s.deflate)

@@ -30,8 +30,8 @@ func (s *Socket) endsAlso(cancel context.CancelCauseFunc) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.ended != nil:
-		cancel(s.ended)
+	case s.State() == StateClosed:
+		cancel(s.fate)
 	case s.left.Load():
 		cancel(errLeft)
 	default:
@@ -44,7 +44,7 @@ func (s *Socket) endsAlso(cancel context.CancelCauseFunc) {
 // peer sent before has been read.
 func (s *Socket) peerLeft() {
 	s.mu.Lock()
-	if s.ended != nil || s.left.Swap(true) {
+	if s.State() == StateClosed || s.left.Swap(true) {
 		s.mu.Unlock()
 		return
 	}

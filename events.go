@@ -3,10 +3,10 @@ package foyer
 import (
 	"errors"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/foyerws/foyer/internal/baton"
 	"github.com/foyerws/foyer/internal/wire"
 )
 
@@ -87,11 +87,11 @@ func (s *Socket) handlesEvents() bool {
 // handle gives the reading side to l, and reports false when something else has it.
 func (s *Socket) handle(l *listener) bool {
 	e := &l.Events
-	l.turns.begin()
+	l.turns.Take()
 	if e.BytesWritten != nil {
 		l.written = s.wire.TellWritten()
 	}
-	reads := s.takeReading()
+	reads := s.reading.take()
 	s.config.registry.listens()
 	if !reads && s.State() == StateOpen || !s.events.CompareAndSwap(nil, l) {
 		s.config.registry.told()
@@ -108,7 +108,7 @@ func (s *Socket) handle(l *listener) bool {
 		go s.serveLong(l)
 	default:
 		s.wire.DoNotWait(true)
-		if !s.wire.Idle() || !l.turns.end() {
+		if !s.wire.Idle() || !l.turns.Return() {
 			go s.turn(l, false)
 		}
 	}
@@ -119,9 +119,9 @@ func (s *Socket) handle(l *listener) bool {
 type listener struct {
 	Events
 	asked atomic.Pointer[closeCall] // a close frame is to be sent after Closing
-	turns turns                     // of the reading side
+	turns baton.Baton               // held by who reads what has come
 
-	calls   sync.Mutex    // held while a function is called; guards the fields from written to over
+	calls   baton.Baton   // held while a function is called; the work is to tell what has changed. Guards the fields from written to over
 	busy    atomic.Uint32 // 0 while no function is called; else one more than the milliseconds that sweeps saw of the call
 	written uint64        // bytes that BytesWritten was told of
 	told    State         // the last that StateChanged was told
@@ -130,8 +130,7 @@ type listener struct {
 	over    bool          // Closed was called
 	drops   bool          // messages are not wanted; does not change
 
-	sent    atomic.Bool // the close frame
-	pending atomic.Bool // something else than a message is to be told
+	sent atomic.Bool // the close frame
 }
 
 // A closeCall is what Close was called with.
@@ -140,41 +139,9 @@ type closeCall struct {
 	reason string
 }
 
-// turns lets one goroutine at a time serve a socket. Who comes meanwhile has it serve once more.
-type turns struct{ state atomic.Int32 }
-
-const (
-	idle int32 = iota
-	serving
-	servingAgain
-)
-
-// begin begins a turn, and reports false when one is under way, which will be followed by another.
-func (t *turns) begin() bool {
-	for {
-		if t.state.CompareAndSwap(idle, serving) {
-			return true
-		}
-		if t.state.CompareAndSwap(serving, servingAgain) || t.state.Load() == servingAgain {
-			return false
-		}
-	}
-}
-
-// end ends a turn, and reports false when another must follow, which has begun.
-func (t *turns) end() bool {
-	if t.state.CompareAndSwap(serving, idle) {
-		return true
-	}
-	t.state.Store(serving)
-	return false
-}
-
-func (t *turns) idle() bool { return t.state.Load() == idle }
-
 // ready is told by a loop that something has come.
 func (s *Socket) ready(onLoop bool) {
-	if l := s.events.Load(); l.turns.begin() {
+	if l := s.events.Load(); l.turns.Take() {
 		s.turn(l, onLoop)
 	}
 }
@@ -197,7 +164,7 @@ func (s *Socket) turn(l *listener, onLoop bool) {
 			s.forgetMessages()
 			s.wire.Forget()
 			return // and no turn begins any more
-		case l.turns.end():
+		case l.turns.Return():
 			return
 		}
 	}
@@ -322,13 +289,19 @@ func (l *listener) begin() {
 func (s *Socket) called(l *listener) {
 	v := recover()
 	l.busy.Store(0)
-	l.calls.Unlock()
 	if v != nil {
 		err := newPanicError(v)
 		s.beginClose(CloseInternalServerErr, "")
 		go s.config.reportPanicError("an Events function", s, err) // not on a loop
 	}
-	s.settle(l)
+	s.returnCalls(l)
+}
+
+// returnCalls gives l.calls back, and tells what has changed meanwhile.
+func (s *Socket) returnCalls(l *listener) {
+	if !l.calls.Return() {
+		s.tellAll(l)
+	}
 }
 
 // callsEvents reports whether a function of the socket's Events is being called.
@@ -359,31 +332,27 @@ func (s *Socket) sweepCalls(elapsed time.Duration) {
 	}
 }
 
-// announce has a goroutine tell what has changed, unless one is about to.
+// announce has what has changed told: by who calls a function, or on a goroutine.
 func (s *Socket) announce() {
-	if l := s.events.Load(); l != nil && !l.pending.Swap(true) {
-		go s.settle(l)
+	if l := s.events.Load(); l != nil && l.calls.Leave() {
+		go func() {
+			if l.calls.Take() {
+				s.tellAll(l)
+			}
+		}()
 	}
 }
 
-// settle tells what has changed, unless a function is being called: then that is done afterwards.
-func (s *Socket) settle(l *listener) {
-	for l.pending.Load() && l.calls.TryLock() {
-		s.tellAndUnlock(l)
-	}
-}
-
-// tellAndUnlock tells what has changed. If a function ends the goroutine another goes on with the rest.
-func (s *Socket) tellAndUnlock(l *listener) {
+// tellAll tells what has changed, until nothing has. The caller holds l.calls, which are given back. If a function ends the goroutine
+// another goes on with the rest.
+func (s *Socket) tellAll(l *listener) {
 	returned := false
 	defer func() {
-		l.calls.Unlock()
 		if !returned {
-			l.pending.Store(true)
-			go s.settle(l)
+			go s.tellAll(l)
 		}
 	}()
-	if l.pending.Swap(false) {
+	for again := true; again; again = !l.calls.Return() {
 		s.tell(l)
 	}
 	returned = true
@@ -413,7 +382,7 @@ func (s *Socket) tell(l *listener) {
 	if end == nil {
 		return
 	}
-	if s.wire.Attended() && l.turns.begin() {
+	if s.wire.Attended() && l.turns.Take() {
 		s.forgetMessages()
 		s.wire.Forget() // and no turn begins any more
 	}
@@ -471,8 +440,7 @@ func (s *Socket) warn(l *listener) {
 func (s *Socket) warnReader() {
 	if l := s.events.Load(); l != nil {
 		l.calls.Lock()
-		defer s.settle(l)
-		defer l.calls.Unlock()
+		defer s.returnCalls(l)
 		s.warn(l)
 	}
 }

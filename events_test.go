@@ -1118,8 +1118,7 @@ func TestBytesWrittenWhileListenBegins(t *testing.T) {
 		eventually(t, "all bytes", func() bool {
 			l := s.events.Load()
 			l.calls.Lock()
-			defer s.settle(l)
-			defer l.calls.Unlock()
+			defer s.returnCalls(l)
 			return s.traffic().messagesOut == 5 && l.written == s.wire.Written()
 		})
 		c.Close()

@@ -95,7 +95,7 @@ func (s *Socket) sweepInput(elapsed time.Duration, seen netpoll.Sight) {
 // waitsForInput reports whether somebody would see what comes in.
 func (s *Socket) waitsForInput() bool {
 	if l := s.events.Load(); l != nil && s.wire.Attended() {
-		return l.turns.idle() || s.wire.Waiting()
+		return l.turns.Free() || s.wire.Waiting()
 	}
 	return s.wire.Waiting()
 }
@@ -133,7 +133,7 @@ func (s *Socket) hungUp() {
 	if s.wire.Waiting() {
 		return // a goroutine will read that
 	}
-	if l := s.events.Load(); l != nil && l.turns.idle() {
+	if l := s.events.Load(); l != nil && l.turns.Free() {
 		return // a turn will
 	}
 	go s.checkPeer()
@@ -198,19 +198,12 @@ func (s *Socket) checkPeerCloser() {
 	if !s.reading.look() {
 		return
 	}
-	ends := make(chan struct{})
-	s.mu.Lock()
-	x := s.more()
-	x.looked = ends
-	s.mu.Unlock()
-	s.reading.state.Store(lookedAtLong)
 	seen := s.wire.LookCloser()
 	gone := s.seenLeaving(seen)
 	s.mu.Lock()
-	x.looked, x.quiet = nil, seen == netpoll.Quiet
+	s.more().quiet = seen == netpoll.Quiet
 	s.mu.Unlock()
 	s.endLook()
-	close(ends)
 	if gone {
 		s.abort(errLeft)
 	}
@@ -225,6 +218,6 @@ func (s *Socket) wasQuiet() bool {
 
 // endLook gives the reading side back that was taken to look.
 func (s *Socket) endLook() {
-	s.reading.release()
+	s.reading.endLook()
 	s.afterRead()
 }

@@ -47,7 +47,7 @@ var mutations = []struct{ rule, file, old, broken string }{
 	{"and so when it came in fragments", "internal/frame/inflate.go", "\t\tz.window.add(p[:n])\n", ""},
 	{"the answer to a close frame", "close.go", "\ts.beginClosing(code, \"\")\n\ts.wire.Scatter()", "\ts.beginClosing(1000, \"\")\n\ts.wire.Scatter()"},
 	{"a violation is told of", "close.go", "\ts.beginClosing(code, broken.Reason)", "\ts.beginClosing(1002, broken.Reason)"},
-	{"the connection ends", "close.go", "\ts.finish(end, farewell)", "\ts.ended = end"},
+	{"the connection ends", "close.go", "\ts.finish(end, farewell)", "\ts.fate = end"},
 }
 
 // TestMutations breaks a rule after the other in a copy of the source, and sees to it that the conformance suite notices.

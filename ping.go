@@ -40,7 +40,7 @@ func (s *Socket) Ping(ctx context.Context, payload []byte) (time.Duration, error
 	p := &ping{payload: string(payload), sent: time.Now(), pong: make(chan struct{})}
 
 	s.mu.Lock()
-	if s.ended != nil {
+	if s.State() == StateClosed {
 		s.mu.Unlock()
 		return 0, s.Err()
 	}

@@ -3,7 +3,7 @@ package foyer
 import (
 	"context"
 	"io"
-	"runtime"
+	"sync"
 	"sync/atomic"
 
 	"github.com/foyerws/foyer/internal/frame"
@@ -58,7 +58,7 @@ func (s *Socket) Reader(ctx context.Context) (MessageType, io.Reader, error) {
 
 // lockRead takes the reading side.
 func (s *Socket) lockRead(ctx context.Context) error {
-	if s.takeReading() {
+	if s.reading.take() {
 		if s.State() == StateClosed {
 			s.unlockRead()
 			return s.Err()
@@ -88,64 +88,55 @@ func (s *Socket) unlockRead() {
 
 // A readingSide is one end of a socket's input. One goroutine at a time has it: to read, or to look whether the peer is
 // still there, which takes a system call or two, or a millisecond of TLS.
-type readingSide struct{ state atomic.Int32 }
+type readingSide struct {
+	reads atomic.Bool // a goroutine has it to read, or is about to
+	input sync.Mutex  // held by who has it
+}
 
-const (
-	unread int32 = iota // nobody has it
-	readBy
-	lookedAt
-	lookedAtLong // and the socket's extra has a channel that is closed at the end
-)
+// take takes the side to read, and reports false if another goroutine reads. It waits for one that looks.
+func (r *readingSide) take() bool {
+	if !r.reads.CompareAndSwap(false, true) {
+		return false
+	}
+	r.input.Lock()
+	return true
+}
 
-// takeReading takes the side to read, and reports false if another goroutine reads. It waits for one that looks.
-func (s *Socket) takeReading() bool {
-	for !s.reading.tryTake() {
-		switch s.reading.state.Load() {
-		case readBy:
-			return false
-		case lookedAtLong:
-			if ends := s.lookEnds(); ends != nil {
-				<-ends
-			}
-		default:
-			runtime.Gosched()
-		}
+// tryTake is take for a caller that must not wait. What it wanted to do is left to the goroutine that looks.
+func (r *readingSide) tryTake() bool {
+	if !r.reads.CompareAndSwap(false, true) {
+		return false
+	}
+	if !r.input.TryLock() {
+		r.reads.Store(false)
+		return false
 	}
 	return true
 }
 
-// lookEnds returns the channel that is closed when a long look ends, nil if none is under way.
-func (s *Socket) lookEnds() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.extra == nil {
-		return nil
-	}
-	return s.extra.looked
+func (r *readingSide) release() {
+	r.reads.Store(false)
+	r.input.Unlock()
 }
 
-// tryTake is takeReading for a caller that must not wait. What it wanted to do is left to the goroutine that looks.
-func (r *readingSide) tryTake() bool { return r.state.CompareAndSwap(unread, readBy) }
+// look takes the side to look, and reports false if another goroutine has it.
+func (r *readingSide) look() bool { return r.input.TryLock() }
 
-func (r *readingSide) release() { r.state.Store(unread) }
-
-// look takes the side to look, and reports false if another goroutine has it. endLook gives it back.
-func (r *readingSide) look() bool { return r.state.CompareAndSwap(unread, lookedAt) }
+func (r *readingSide) endLook() { r.input.Unlock() }
 
 // afterRead does what is left to do on the reading side of a socket that is closing or closed, if nobody has that side.
 func (s *Socket) afterRead() {
-	switch s.State() {
-	case StateClosing:
-		if s.reading.tryTake() {
-			go s.drain()
-		}
-	case StateClosed:
-		if s.reading.tryTake() {
-			s.forgetMessages()
-			s.wire.Forget()
-			s.reading.release()
-		}
+	state := s.State()
+	if state == StateOpen || !s.reading.tryTake() {
+		return
 	}
+	if state == StateClosing {
+		go s.drain()
+		return
+	}
+	s.forgetMessages()
+	s.wire.Forget()
+	s.reading.release()
 }
 
 // nextMessage waits for the next message and drops what was not read of the last. The caller has the reading side.

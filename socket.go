@@ -82,8 +82,7 @@ type Socket struct {
 
 	state      atomic.Int32  // changed in close.go only
 	mu         sync.Mutex    // guards:
-	ending     *CloseError   // how it will end, once that is certain
-	ended      *CloseError   // how, once Closed
+	fate       *CloseError   // how the socket ends, once that is certain; set in close.go only
 	closeTimer *time.Timer   // ends a close handshake that the peer does not finish
 	pings      *ping         // that wait for their pong, oldest first
 	extra      *extra        // nil until needed
@@ -99,8 +98,7 @@ type extra struct {
 	cancels []context.CancelCauseFunc // end the contexts of the socket
 	context *socketContext            // of Context
 	values  *values
-	looked  chan struct{} // closed when a long look at the peer ends; nil while there is none
-	quiet   bool          // the last of them has seen nothing
+	quiet   bool // the last long look at the peer has seen nothing
 }
 
 // more returns what few sockets have. The caller has s.mu.
@@ -138,7 +136,7 @@ func (s *Socket) Done() <-chan struct{} {
 	defer s.mu.Unlock()
 	if s.done == nil {
 		s.done = make(chan struct{})
-		if s.ended != nil {
+		if s.State() == StateClosed {
 			s.tellDone(s.done)
 		}
 	}
@@ -157,7 +155,10 @@ func (s *Socket) Err() error {
 func (s *Socket) end() *CloseError {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.ended
+	if s.State() != StateClosed {
+		return nil
+	}
+	return s.fate
 }
 
 // CloseCode returns the code that the socket ended with: the peer's, if it sent a close frame, or ours, if we ended the

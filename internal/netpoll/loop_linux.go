@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/foyerws/foyer/internal/baton"
 )
 
 // A loop waits for many descriptors with one epoll set and tells their Sockets what has happened, one after the other on
@@ -34,7 +36,8 @@ type loop struct {
 	running bool
 	ending  bool    // it will be seen soon whether the runner is still needed
 	soon    []Owner // whose Flush is to be called
-	flushes bool    // a goroutine does that
+
+	flushing baton.Baton // held by who does that
 
 	runner atomic.Pointer[runner]
 	seen   uint64 // the runner's position when the monitor looked last
@@ -277,33 +280,29 @@ func (l *loop) takeOver(r *runner, at uint64) {
 	}
 }
 
-// flushSoon has the loop's flusher call o.Flush.
+// flushSoon has o.Flush called.
 func (l *loop) flushSoon(o Owner) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.soon = append(l.soon, o)
-	if !l.flushes {
-		l.flushes = true
+	l.mu.Unlock()
+	if l.flushing.Leave() {
 		go l.flush()
 	}
 }
 
 // flush calls Flush of the owners that were left to it.
 func (l *loop) flush() {
+	if !l.flushing.Take() {
+		return
+	}
 	var owners []Owner
-	for {
+	for again := true; again; again = !l.flushing.Return() {
 		l.mu.Lock()
-		clear(owners)
 		owners, l.soon = l.soon, owners[:0]
-		if len(owners) == 0 {
-			l.flushes = false
-			l.soon = nil
-			l.mu.Unlock()
-			return
-		}
 		l.mu.Unlock()
 		for _, o := range owners {
 			o.Flush()
 		}
+		clear(owners)
 	}
 }

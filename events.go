@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/foyerws/foyer/internal/baton"
-	"github.com/foyerws/foyer/internal/wire"
 )
 
 // Events are functions that a Socket calls from [Socket.Handle] on, instead of being read from. Each may be nil.
@@ -139,6 +138,15 @@ type closeCall struct {
 	reason string
 }
 
+// An owner is a Socket as the wire knows it.
+type owner Socket
+
+func (o *owner) Control(opcode byte, payload []byte) { (*Socket)(o).control(opcode, payload) }
+func (o *owner) Wrote()                              { (*Socket)(o).announce() }
+func (o *owner) Failed(err error)                    { (*Socket)(o).abort(err) }
+func (o *owner) HungUp()                             { (*Socket)(o).hungUp() }
+func (o *owner) Ready(onLoop bool)                   { (*Socket)(o).ready(onLoop) }
+
 // ready is told by a loop that something has come.
 func (s *Socket) ready(onLoop bool) {
 	if l := s.events.Load(); l.turns.Take() {
@@ -175,17 +183,10 @@ func (s *Socket) serve(l *listener) (long bool) {
 	served := false
 	defer s.abortUnless(&served)
 	for s.State() != StateClosed {
-		err := s.wire.Next()
-		if err == nil {
-			err = s.deliver(l)
+		if err := s.deliver(l); err != nil {
+			long = err == errLong
+			break
 		}
-		if err == nil {
-			continue
-		}
-		if long = err == errLong; !long && err != wire.ErrNothing {
-			s.readFailed(background)
-		}
-		break
 	}
 	served = true
 	return long
@@ -228,23 +229,14 @@ func (s *Socket) abortUnless(served *bool) {
 
 var errGoexit = errors.New("foyer: a function of the socket's Events ended its goroutine")
 
-// deliver hands over the message at hand. The errors are those of take. A socket that is closing drops the message.
+// deliver hands over the next message. The errors are those of take. A socket that is closing drops the message.
 func (s *Socket) deliver(l *listener) error {
 	if l.drops || s.State() != StateOpen {
-		s.forgetMessages()
-		err := s.wire.Skip()
-		if err != nil && err != wire.ErrNothing {
-			s.readFailed(background)
-		}
-		return err
+		return s.dropFrame()
 	}
-	var onFrame func(p []byte, last bool)
+	var onFrame func(t MessageType, p []byte, last bool)
 	if l.Frame != nil {
-		kind := MessageType(s.wire.Opcode())
-		if s.partial != nil {
-			kind = s.partial.kind
-		}
-		onFrame = func(p []byte, last bool) { l.frame(s, kind, p, last) }
+		onFrame = func(t MessageType, p []byte, last bool) { l.frame(s, t, p, last) }
 	}
 	m, err := s.take(background, false, onFrame)
 	if err != nil {

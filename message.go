@@ -66,11 +66,15 @@ var (
 // errLong says that a message is to be taken by a goroutine that may wait for the rest of it.
 var errLong = errors.New("the rest of a compressed message has not come")
 
-// take takes the message at hand, whose first frame has begun, and checks it. With own its bytes are the caller's where that
-// saves a copy. onFrame, if not nil, gets each frame. Where the wire does not wait, wire.ErrNothing says that the message is not
-// whole yet, and errLong that it cannot be taken without waiting; any other error has ended the socket. took must be called when
-// the program is done with the message.
-func (s *Socket) take(ctx context.Context, own bool, onFrame func(p []byte, last bool)) (*message, error) {
+// take takes the next message and checks it. With own its bytes are the caller's where that saves a copy. onFrame, if not nil, gets
+// each frame. Where the wire does not wait, wire.ErrNothing says that the message is not whole yet, and errLong that it cannot be
+// taken without waiting; any other error has ended the socket. took must be called when the program is done with the message.
+func (s *Socket) take(ctx context.Context, own bool, onFrame func(t MessageType, p []byte, last bool)) (*message, error) {
+	if err := s.wire.Next(); err == wire.ErrNothing {
+		return nil, err
+	} else if err != nil {
+		return nil, s.readFailed(ctx)
+	}
 	m, err := s.partial, error(nil)
 	switch {
 	case m != nil:
@@ -115,7 +119,7 @@ func (s *Socket) took(m *message) {
 }
 
 // takeWhole takes a message of one frame that lies in memory.
-func (s *Socket) takeWhole(m *message, payload []byte, onFrame func(p []byte, last bool)) error {
+func (s *Socket) takeWhole(m *message, payload []byte, onFrame func(t MessageType, p []byte, last bool)) error {
 	if s.wire.Compressed() {
 		var err error
 		m.store, err = frame.Inflate(m.store[:0], payload, s.deflate.in, s.config.maxMessage)
@@ -131,13 +135,13 @@ func (s *Socket) takeWhole(m *message, payload []byte, onFrame func(p []byte, la
 		return s.violated(errNotUTF8)
 	}
 	if onFrame != nil {
-		onFrame(m.p, true)
+		onFrame(m.kind, m.p, true)
 	}
 	return nil
 }
 
 // inflateAsItComes takes a compressed message, whose rest it waits for.
-func (s *Socket) inflateAsItComes(ctx context.Context, m *message, onFrame func(p []byte, last bool)) error {
+func (s *Socket) inflateAsItComes(ctx context.Context, m *message, onFrame func(t MessageType, p []byte, last bool)) error {
 	from := newMessageReader(s, ctx)
 	from.counted = true
 	for {
@@ -155,7 +159,7 @@ func (s *Socket) inflateAsItComes(ctx context.Context, m *message, onFrame func(
 	}
 	m.p = m.store
 	if onFrame != nil {
-		onFrame(m.p, true)
+		onFrame(m.kind, m.p, true)
 	}
 	return nil
 }
@@ -172,7 +176,7 @@ func brokenBy(err error) *frame.ProtocolError {
 }
 
 // collect collects what comes of a message that is not compressed, frame by frame.
-func (s *Socket) collect(ctx context.Context, m *message, onFrame func(p []byte, last bool)) error {
+func (s *Socket) collect(ctx context.Context, m *message, onFrame func(t MessageType, p []byte, last bool)) error {
 	into := &m.store
 	if m.own {
 		into = &m.p
@@ -197,7 +201,7 @@ func (s *Socket) collect(ctx context.Context, m *message, onFrame func(p []byte,
 		last = s.wire.LastFrame()
 		s.wire.EndFrame()
 		if onFrame != nil {
-			onFrame((*into)[m.begin:], last)
+			onFrame(m.kind, (*into)[m.begin:], last)
 		}
 		m.begin = len(*into)
 	}
@@ -218,6 +222,19 @@ func (s *Socket) collectSome(m *message, into *[]byte) error {
 	*into = p[:len(p)+n]
 	if err == nil && m.kind == Text && !m.text.valid(p[len(p):len(p)+n]) {
 		return errNotUTF8
+	}
+	return err
+}
+
+// dropFrame drops the next frame. The errors are those of take.
+func (s *Socket) dropFrame() error {
+	s.forgetMessages()
+	err := s.wire.Next()
+	if err == nil {
+		err = s.wire.Skip()
+	}
+	if err != nil && err != wire.ErrNothing {
+		return s.readFailed(background)
 	}
 	return err
 }

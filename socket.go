@@ -116,15 +116,6 @@ func newSocket(c *wire.Conn, cfg *config, r record, subprotocol string, server b
 	return s
 }
 
-// An owner is a Socket as the wire knows it.
-type owner Socket
-
-func (o *owner) Control(opcode byte, payload []byte) { (*Socket)(o).control(opcode, payload) }
-func (o *owner) Wrote()                              { (*Socket)(o).announce() }
-func (o *owner) Failed(err error)                    { (*Socket)(o).abort(err) }
-func (o *owner) HungUp()                             { (*Socket)(o).hungUp() }
-func (o *owner) Ready(onLoop bool)                   { (*Socket)(o).ready(onLoop) }
-
 // State returns the present state.
 func (s *Socket) State() State { return State(s.state.Load()) }
 

@@ -240,6 +240,46 @@ func (l *loop) tell(s *Socket, events uint32) {
 	s.readable(true)
 }
 
+// happened is told by the loop what has happened. It reports whether the owner is to be told of input.
+func (s *Socket) happened(events uint32) bool {
+	hangsUp := false
+	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+		hangsUp = s.flags.bits.Or(hungUp)&hungUp == 0
+	}
+	if events&unix.EPOLLPRI != 0 {
+		s.flags.set(urgent)
+	}
+	if events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
+		s.owner.Writable()
+	}
+	if events&^unix.EPOLLOUT == 0 {
+		return false
+	}
+	s.flags.set(ready)
+	s.wake()
+	if hangsUp {
+		s.owner.HungUp()
+	}
+	return s.flags.has(attended | arriving)
+}
+
+// readable tells the owner of input.
+func (s *Socket) readable(onLoop bool) {
+	if s.flags.take(arriving) {
+		s.tellArrived(onLoop)
+	} else if s.flags.has(attended) {
+		s.owner.Readable(onLoop)
+	}
+}
+
+// tellArrived tells of the first input, or that there will be none. The caller has taken the flag.
+func (s *Socket) tellArrived(onLoop bool) {
+	r := s.more()
+	arrived := r.arrived
+	r.arrived = nil
+	arrived(onLoop)
+}
+
 // wait waits until something has happened. It reports false when no descriptors are left.
 func (l *loop) wait(r *runner) bool {
 	r.n = 0

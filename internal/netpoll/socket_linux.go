@@ -314,14 +314,6 @@ func (s *Socket) stir() {
 	}
 }
 
-// tellArrived tells of the first input, or that there will be none. The caller has taken the flag.
-func (s *Socket) tellArrived(onLoop bool) {
-	r := s.more()
-	arrived := r.arrived
-	r.arrived = nil
-	arrived(onLoop)
-}
-
 // SetDeadline makes reads fail from t on. Writes do not wait. Nobody else may use the Socket meanwhile but the loop.
 func (s *Socket) SetDeadline(t time.Time) error {
 	r := s.rare.Load()
@@ -377,38 +369,6 @@ func (s *Socket) Soon() bool {
 
 // Crowded reports whether the owner is told on goroutines of its own. A loop that is taken over says so before it tells the owner.
 func (s *Socket) Crowded() bool { return s.slow.Load() > 0 }
-
-// happened is told by the loop what has happened. It reports whether the owner is to be told of input.
-func (s *Socket) happened(events uint32) bool {
-	hangsUp := false
-	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-		hangsUp = s.flags.bits.Or(hungUp)&hungUp == 0
-	}
-	if events&unix.EPOLLPRI != 0 {
-		s.flags.set(urgent)
-	}
-	if events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
-		s.owner.Writable()
-	}
-	if events&^unix.EPOLLOUT == 0 {
-		return false
-	}
-	s.flags.set(ready)
-	s.wake()
-	if hangsUp {
-		s.owner.HungUp()
-	}
-	return s.flags.has(attended | arriving)
-}
-
-// readable tells the owner of input.
-func (s *Socket) readable(onLoop bool) {
-	if s.flags.take(arriving) {
-		s.tellArrived(onLoop)
-	} else if s.flags.has(attended) {
-		s.owner.Readable(onLoop)
-	}
-}
 
 // HungUp reports whether the peer is known to have closed its side.
 func (s *Socket) HungUp() bool { return s.flags.has(hungUp) }

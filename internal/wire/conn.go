@@ -115,19 +115,6 @@ func (c *Conn) Frame(rules *Rules, owner Owner) {
 	}
 }
 
-// below is a Conn as its transport knows it.
-type below Conn
-
-func (b *below) Readable(onLoop bool) { b.owner.Ready(onLoop) }
-func (b *below) Writable()            { (*Conn)(b).unblock() }
-func (b *below) TakenOver()           { (*Conn)(b).scatter() }
-func (b *below) Flush()               { (*Conn)(b).flushNow() }
-func (b *below) HungUp() {
-	if b.flags.Load()&isFramed != 0 {
-		b.owner.HungUp()
-	}
-}
-
 // SetDeadline has reads and writes fail from a deadline on; the zero time is none. On a connection that knows no deadlines it
 // returns an error. Only before Frame.
 func (c *Conn) SetDeadline(t time.Time) error { return c.transport.SetDeadline(t) }

@@ -1,17 +1,19 @@
-.PHONY: test lint bench fuzz e2e hostile mutate
+# The steps are those of .ci/run; make lint runs some of them.
+.PHONY: test short lint all bench fuzz e2e hostile mutate
 
 FUZZTIME ?= 10m
 
 test:
 	go test -race work
 
+short:
+	go test -short work
+
 lint:
-	test -z "$$(gofmt -l .)"
-	go vet work
-	GOOS=darwin go vet ./...
-	GOOS=windows go vet ./...
-	GOOS=js GOARCH=wasm go build ./...
-	staticcheck work
+	bash .ci/run gofmt vet staticcheck tidy workflows
+
+all:
+	bash .ci/run
 
 bench:
 	go test -run '^$$' -bench . -benchmem ./...

@@ -1,6 +1,6 @@
 module github.com/foyerws/foyer/examples/proxyproto
 
-go 1.25.0
+go 1.26.0
 
 require (
 	github.com/foyerws/foyer v0.0.0

@@ -107,7 +107,9 @@ func (c *Conn) Arrive(arrived func(onLoop bool)) error {
 func (c *Conn) Frame(rules *Rules, owner Owner) {
 	c.rules = rules
 	c.owner = owner
-	c.transport = netpoll.Poll(c.transport, (*below)(c))
+	if t := netpoll.Poll(c.transport, (*below)(c)); t != c.transport {
+		c.transport = t
+	}
 	c.transport.SetDeadline(time.Time{})
 	c.flags.Or(isFramed)
 	if c.transport.HungUp() {

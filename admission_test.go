@@ -325,49 +325,6 @@ func TestClientThatLeavesWhileItWaitsCostsNothing(t *testing.T) {
 	}
 }
 
-// Slow hooks hold no places: clients that are known at once pass those that are not.
-func TestHooksHoldNoPlaces(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		proceed := make(chan struct{})
-		d := door{t, &Handler{MaxPending: 1, Authorize: func(r *http.Request) (http.Header, error) {
-			switch r.Header.Get("X-Name") {
-			case "slow":
-				<-proceed
-			case "panics":
-				panic("in a hook")
-			}
-			return nil, nil
-		}}}
-		defer d.h.Close()
-		slow := d.knock("slow")
-		if code := decided(d.knock("panics")); code != 500 {
-			t.Error(code)
-		}
-		if code := decided(d.knock("quick")); code != 101 {
-			t.Error(code)
-		}
-		d.h.NextPending()
-		close(proceed)
-		synctest.Wait()
-		if code := decided(slow); code != 101 {
-			t.Error(code)
-		}
-	})
-}
-
-func TestHooksAreBounded(t *testing.T) {
-	h := closeHandler(t, &Handler{Authorize: func(*http.Request) (http.Header, error) { return nil, nil }})
-	h.asking.Store(maxWaiting)
-	addr := serveRaw(t, h)
-	if resp, _ := ask(t, dialTCP(t, addr), handshakeRequest()); resp.StatusCode != 503 || h.asking.Load() != maxWaiting {
-		t.Error(resp.Status, h.asking.Load())
-	}
-	h.asking.Store(maxWaiting - 1)
-	if resp, _ := ask(t, dialTCP(t, addr), handshakeRequest()); resp.StatusCode != 101 {
-		t.Error(resp.Status)
-	}
-}
-
 func TestWaitersAreBounded(t *testing.T) {
 	var p pool
 	p.limit(1)
@@ -458,64 +415,4 @@ func TestAdmissionIsExact(t *testing.T) {
 		t.Errorf("at most %d at once, %d reserved, %d waiting, %d in, %d taken", most.Load(), p.reserved, len(p.waiters), in.Load(), taken.Load())
 	}
 	p.close()
-}
-
-// While a ForEach runs, MaxPending has no effect, whatever its functions wait for; MaxOpen has.
-func TestForEachNeedsNoPlaces(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := door{t, &Handler{MaxPending: 2, MaxOpen: 50}}
-		if code := decided(d.knock("before")); code != 101 {
-			t.Fatal(code)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		var running atomic.Int32
-		go func() {
-			ended <- d.h.ForEach(ctx, func(ctx context.Context, s *Socket) {
-				running.Add(1)
-				<-ctx.Done()
-			})
-		}()
-		time.Sleep(10 * time.Second)
-		for i := range 49 {
-			if code := decided(d.knock("")); code != 101 {
-				t.Fatalf("client %d: %d", i, code)
-			}
-		}
-		if running.Load() != 50 || d.h.Pending() != 0 {
-			t.Errorf("%d run, %d wait", running.Load(), d.h.Pending())
-		}
-		if code := decided(d.knock("one too many")); code != 503 {
-			t.Error(code)
-		}
-		cancel()
-		if err := <-ended; err != context.Canceled {
-			t.Error(err)
-		}
-		if d.h.Stats().Open != 0 {
-			t.Error("ForEach has returned before its sockets ended")
-		}
-		d.h.Close()
-	})
-}
-
-func TestTwoForEachShareTheSockets(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := door{t, &Handler{}}
-		var counts [2]atomic.Int32
-		for i := range counts {
-			go d.h.ForEach(t.Context(), func(ctx context.Context, s *Socket) {
-				counts[i].Add(1)
-				<-ctx.Done()
-			})
-		}
-		synctest.Wait()
-		for range 10 {
-			d.knock("")
-		}
-		if counts[0].Load() != 5 || counts[1].Load() != 5 {
-			t.Error(counts[0].Load(), counts[1].Load())
-		}
-		d.h.Close()
-	})
 }

@@ -371,3 +371,16 @@ func TestEverySocketEndsOnce(t *testing.T) {
 	}
 	eventually(t, "all to be gone", func() bool { return h.Stats().Open == 0 })
 }
+
+// TestViolatorsAreCutOff has clients that break a rule and then stay: nothing of them remains.
+func TestViolatorsAreCutOff(t *testing.T) {
+	h := closeHandler(t, &Handler{MaxPending: -1})
+	go h.ForEach(t.Context(), echo)
+	addr := serveRaw(t, h)
+	for range 50 {
+		conn := dialTCP(t, addr)
+		ask(t, conn, handshakeRequest())
+		conn.Write([]byte{0xff, 0x80, 0, 0, 0, 0})
+	}
+	eventually(t, "all to be gone", func() bool { st := h.Stats(); return st.Open == 0 && st.Closed[CloseProtocolError] == 50 })
+}

@@ -4,11 +4,15 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // parseAll feeds s to a parser in pieces of size bytes.
@@ -165,5 +169,84 @@ func TestDetachedContextKeepsValuesButNotRecycledOnes(t *testing.T) {
 	r.Header.Set("A", "changed")
 	if kept.Header.Get("A") != "b" {
 		t.Error("the header is shared")
+	}
+}
+
+// FuzzHandleConnection sends arbitrary bytes to a Handler: whatever comes, the handshake ends, with a socket or an error,
+// and the answer is HTTP.
+func FuzzHandleConnection(f *testing.F) {
+	f.Add([]byte(handshakeRequest()))
+	f.Add([]byte(handshakeRequest() + string(maskedFrame(0x81, "hello"))))
+	f.Add([]byte(strings.Replace(handshakeRequest(), "GET", "POST", 1)))
+	f.Add([]byte(strings.Replace(handshakeRequest(), "1.1", "1.0", 1)))
+	for _, line := range []string{"Host: a\r\nHost: b", "Host:", "Content-Length: 1", "Connection: close", "Upgrade: h2c", "Sec-WebSocket-Version: 8",
+		"Sec-WebSocket-Key: x", "Origin: http://evil.example", "X: a\rb", "X : a", "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits",
+		"Sec-WebSocket-Protocol: a, b", "X: " + strings.Repeat("x", maxLine)} {
+		f.Add([]byte(handshakeRequest(line)))
+	}
+	f.Add([]byte("GET /" + strings.Repeat("x", maxLine) + " HTTP/1.1\r\n\r\n"))
+	f.Add([]byte("GET / HTTP/1.1\r\n" + strings.Repeat("X: 1\r\n", 101) + "\r\n"))
+	f.Fuzz(func(t *testing.T, input []byte) {
+		h := &Handler{Compression: CompressionContextTakeover, Subprotocols: []string{"b"}, HandshakeTimeout: time.Second, CloseTimeout: time.Second}
+		ours, theirs := net.Pipe()
+		answer := make(chan []byte, 1)
+		go func() {
+			b, _ := io.ReadAll(ours)
+			answer <- b
+		}()
+		handled := make(chan error, 1)
+		go func() { handled <- h.HandleConnection(theirs) }()
+		ours.Write(input)
+		ours.SetWriteDeadline(time.Unix(1, 0))
+		if !strings.Contains(string(input), "\r\n\r\n") {
+			ours.Close() // or it would wait for the rest
+		}
+		err := <-handled
+		if s := h.NextPending(); s != nil {
+			for s.Err() == nil {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+				_, _, err := s.Read(ctx)
+				cancel()
+				if err != nil {
+					s.Abort()
+				}
+			}
+		} else if err == nil && h.Stats().Upgraded != 1 {
+			t.Fatal("neither a socket nor an error")
+		}
+		ours.Close()
+		h.Close()
+		if b := <-answer; len(b) > 0 && !strings.HasPrefix(string(b), "HTTP/1.1 ") {
+			t.Fatalf("answer %q", b)
+		}
+	})
+}
+
+func TestAbsoluteTargetNeedsAHostToo(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	request := strings.Replace(handshakeRequest("Host:"), "/chat", "ws://example.com/chat", 1)
+	if resp, _ := ask(t, dialTCP(t, serveRaw(t, h)), request); resp.StatusCode != 400 {
+		t.Error(resp.Status)
+	}
+}
+
+func TestRequestsAreCopies(t *testing.T) {
+	h := closeHandler(t, &Handler{Authorize: func(r *http.Request) (http.Header, error) {
+		r.URL.Path = "/elsewhere"
+		r.Header.Set("X-User", "alice")
+		return nil, nil
+	}})
+	for _, addr := range []string{serveRaw(t, h), serveHTTP(t, h)} {
+		dial(t, addr, http.Header{"X-Two": {"a", "b"}})
+		s := accept(t, h)
+		if u := s.RequestURL(); u.Scheme != "ws" || u.Path != "/elsewhere" {
+			t.Error(u)
+		}
+		r := s.Request()
+		r.URL.Path, r.Header["X-Two"] = "/changed", nil
+		if again := s.Request(); again.URL.String() != "/elsewhere" || again.Header.Get("X-User") != "alice" ||
+			!slices.Equal(again.Header["X-Two"], []string{"a", "b"}) || again.RequestURI != "/chat" || again.RemoteAddr == "" {
+			t.Errorf("%+v", again)
+		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"slices"
 	"strings"
 	"sync"
@@ -246,136 +245,6 @@ func TestPostNeverKeepsTheCallersMemory(t *testing.T) {
 	}
 }
 
-func TestWriter(t *testing.T) {
-	h := closeHandler(t, &Handler{})
-	c, s := connectTCP(t, h)
-	w, err := s.Writer(t.Context(), Text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.TryWrite(Text, nil); err != ErrWriterOpen {
-		t.Errorf("TryWrite while a Writer is open: %v", err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer cancel()
-	if err := s.SendText(ctx, "waits"); err != context.DeadlineExceeded {
-		t.Errorf("Write while a Writer is open: %v", err)
-	}
-	if _, err := s.Writer(ctx, Text); err != context.DeadlineExceeded {
-		t.Errorf("a second Writer: %v", err)
-	}
-	waiting := make(chan error)
-	go func() { waiting <- s.SendText(t.Context(), "second") }()
-	io.WriteString(w, "fir")
-	io.WriteString(w, "st")
-	if err := w.Close(); err != nil {
-		t.Error(err)
-	}
-	if _, err := io.WriteString(w, "x"); err != io.ErrClosedPipe || w.Close() != io.ErrClosedPipe {
-		t.Errorf("write after close: %v", err)
-	}
-	if err := <-waiting; err != nil {
-		t.Error(err)
-	}
-	for _, want := range []string{"first", "second"} {
-		if _, p, err := c.ReadMessage(); err != nil || string(p) != want {
-			t.Error(string(p), err)
-		}
-	}
-	if _, err := s.Writer(t.Context(), 7); err != errBadMessageType {
-		t.Error(err)
-	}
-}
-
-func TestWriterOfAClosedSocket(t *testing.T) {
-	h := closeHandler(t, &Handler{})
-	_, s := connectTCP(t, h)
-	w, err := s.Writer(t.Context(), Text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	waiting := make(chan error)
-	go func() { waiting <- s.SendText(context.Background(), "x") }()
-	time.Sleep(time.Millisecond)
-	s.Abort()
-	if err := <-waiting; !errors.Is(err, ErrClosed) {
-		t.Error(err)
-	}
-	if _, err := io.WriteString(w, "x"); !errors.Is(err, ErrClosed) {
-		t.Error(err)
-	}
-	if err := w.Close(); !errors.Is(err, ErrClosed) {
-		t.Error(err)
-	}
-}
-
-func TestControlFramesPassBetweenFragments(t *testing.T) {
-	h := closeHandler(t, &Handler{})
-	conn := dialTCP(t, serveRaw(t, h))
-	_, br := ask(t, conn, handshakeRequest())
-	s := accept(t, h)
-	go s.Read(context.Background())
-	w, err := s.Writer(t.Context(), Binary)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.Write(make([]byte, 20000))
-	conn.Write(maskedFrame(0x89, "hi"))
-	var frames []string
-	for range 2 { // two pieces are long enough to leave before the end
-		b := make([]byte, 4)
-		io.ReadFull(br, b)
-		n := int(b[2])<<8 | int(b[3])
-		io.CopyN(io.Discard, br, int64(n))
-		frames = append(frames, fmt.Sprint(b[0], " ", n))
-		if len(frames) == 1 {
-			pong, _ := br.Peek(4)
-			if string(pong) != "\x8a\x02hi" {
-				t.Errorf("between the fragments: %q", pong)
-			}
-			break
-		}
-	}
-	s.Abort()
-}
-
-func TestBroadcast(t *testing.T) {
-	h := closeHandler(t, &Handler{MaxPending: -1, MaxWriteBuffer: 20000, Compression: CompressionContextTakeover})
-	addr := serveRaw(t, h)
-	var clients []*websocket.Conn
-	var sockets []*Socket
-	for i := range 5 {
-		d := websocket.Dialer{EnableCompression: i == 0}
-		c, _, err := d.Dial("ws://"+addr, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		clients = append(clients, c)
-		sockets = append(sockets, accept(t, h))
-	}
-	sockets[4].Abort()
-	w, err := sockets[3].Writer(t.Context(), Text) // takes nothing else
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all iter.Seq[*Socket] = slices.Values(sockets)
-	dropped := Broadcast(all, Text, []byte("to everybody"))
-	if len(dropped) != 2 || dropped[0].Socket != sockets[3] || dropped[0].Err != ErrWriterOpen ||
-		dropped[1].Socket != sockets[4] || !errors.Is(dropped[1].Err, ErrClosed) {
-		t.Errorf("dropped %v", dropped)
-	}
-	w.Close()
-	for _, c := range clients[:3] {
-		if _, p, err := c.ReadMessage(); err != nil || string(p) != "to everybody" {
-			t.Error(string(p), err)
-		}
-	}
-	if dropped := Broadcast(all, 0, nil); len(dropped) != 5 {
-		t.Errorf("dropped %v", dropped)
-	}
-}
-
 // TestLongMessagesStayWhole has messages of several kinds overlap with control frames and with each other: none may be
 // written from memory that somebody else has by then.
 func TestLongMessagesStayWhole(t *testing.T) {
@@ -423,26 +292,6 @@ func TestLongMessagesStayWhole(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-func TestWriterEndsWithItsContext(t *testing.T) {
-	for _, end := range []func(io.WriteCloser) error{
-		func(w io.WriteCloser) error { _, err := w.Write([]byte("b")); return err },
-		io.WriteCloser.Close,
-	} {
-		h := closeHandler(t, &Handler{})
-		_, s := connectTCP(t, h)
-		ctx, cancel := context.WithCancel(t.Context())
-		w, err := s.Writer(ctx, Text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.Write([]byte("a"))
-		cancel()
-		if err := end(w); !errors.Is(err, context.Canceled) || s.State() != StateClosed {
-			t.Error(err, s.State())
-		}
 	}
 }
 

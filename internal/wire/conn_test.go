@@ -6,17 +6,12 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/foyerws/foyer/internal/frame"
-	"github.com/foyerws/foyer/internal/netpoll"
 )
 
 // script is a net.Conn whose reads and writes are scripted.
@@ -67,9 +62,12 @@ func (s *script) Write(p []byte) (int, error) {
 	return s.written.Write(p)
 }
 
-func (s *script) Close() error                     { s.mu.Lock(); defer s.mu.Unlock(); s.closed = true; return nil }
-func (s *script) SetDeadline(time.Time) error      { return nil }
-func (s *script) SetReadDeadline(time.Time) error  { return nil }
+func (s *script) Close() error { s.mu.Lock(); defer s.mu.Unlock(); s.closed = true; return nil }
+
+func (s *script) SetDeadline(time.Time) error { return nil }
+
+func (s *script) SetReadDeadline(time.Time) error { return nil }
+
 func (s *script) SetWriteDeadline(time.Time) error { return nil }
 
 // callbacks are an Owner.
@@ -80,9 +78,13 @@ type callbacks struct {
 }
 
 func (o callbacks) Control(opcode byte, payload []byte) { o.control(opcode, payload) }
-func (o callbacks) Wrote()                              {}
-func (o callbacks) HungUp()                             {}
-func (o callbacks) Ready(onLoop bool)                   { o.ready(onLoop) }
+
+func (o callbacks) Wrote() {}
+
+func (o callbacks) HungUp() {}
+
+func (o callbacks) Ready(onLoop bool) { o.ready(onLoop) }
+
 func (o callbacks) Failed(err error) {
 	if o.failed != nil {
 		o.failed(err)
@@ -399,67 +401,6 @@ func TestQuietConnectionsHoldNoBuffer(t *testing.T) {
 	}
 }
 
-func TestHungUp(t *testing.T) {
-	for network, addr := range map[string]string{"tcp": "127.0.0.1:0", "unix": filepath.Join(t.TempDir(), "s")} {
-		t.Run(network, func(t *testing.T) {
-			ours, theirs := pair(t, network, addr)
-			c := framed(ours, nil, server, nil)
-			if c.HungUp() {
-				t.Error("while all is well")
-			}
-			theirs.Write(text("hello"))
-			time.Sleep(10 * time.Millisecond)
-			theirs.Close()
-			time.Sleep(10 * time.Millisecond)
-			if c.HungUp() {
-				t.Error("while something is left to read")
-			}
-			if err := c.Wait(t.Context()); err != nil || c.HungUp() {
-				t.Error("while something is left to take", err)
-			}
-			c.Skip()
-			if !c.HungUp() {
-				t.Error("not at the end")
-			}
-			c.Close()
-			if !c.HungUp() {
-				t.Error("not when closed")
-			}
-		})
-	}
-	t.Run("buffering connection", func(t *testing.T) {
-		// A connection that has bytes in a buffer of its own gives them past any deadline: they must not be lost.
-		c := framed(&script{reads: []any{text("hello"), os.ErrDeadlineExceeded}}, nil, server, nil)
-		for range 2 {
-			if c.LookCloser() != netpoll.Arrived {
-				t.Error("while something is left to read")
-			}
-		}
-		if err := c.Wait(t.Context()); err != nil || c.Left() != 5 {
-			t.Error(err)
-		}
-	})
-	t.Run("end of a buffering connection", func(t *testing.T) {
-		if c := framed(&script{reads: []any{syscall.ECONNRESET}}, nil, server, nil); c.Look() != netpoll.Unknown || c.LookCloser() != netpoll.Ended {
-			t.Error("not at the end")
-		}
-	})
-}
-
-func TestFinishWaitsNoLongerThanItsLimit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ours, theirs := net.Pipe()
-		c := framed(ours, nil, server, nil)
-		c.Write([]byte("nobody reads this"))
-		begin := time.Now()
-		c.Finish(time.Second, true)
-		if time.Since(begin) != time.Second {
-			t.Error(time.Since(begin))
-		}
-		theirs.Close()
-	})
-}
-
 // TestOnlyTheLentPayloadIsNotCopied has the caller change its memory after the call.
 func TestOnlyTheLentPayloadIsNotCopied(t *testing.T) {
 	s := &script{}
@@ -474,38 +415,4 @@ func TestOnlyTheLentPayloadIsNotCopied(t *testing.T) {
 	if got := s.written.String(); strings.Count(got, "o") != LendSize || strings.Count(got, "l") != LendSize {
 		t.Error("the caller's memory was written after the call")
 	}
-}
-
-// slowWriter reads what it is given late.
-type slowWriter struct {
-	script
-	begun, proceed chan struct{}
-}
-
-func (s *slowWriter) Write(p []byte) (int, error) {
-	close(s.begun)
-	<-s.proceed
-	return s.script.Write(p)
-}
-
-func (s *slowWriter) Close() error {
-	time.AfterFunc(10*time.Millisecond, func() { close(s.proceed) })
-	return nil
-}
-
-func TestBreakWaitsForWhoWrites(t *testing.T) {
-	s := &slowWriter{begun: make(chan struct{}), proceed: make(chan struct{})}
-	c := New(s, nil)
-	c.Frame(&server, callbacks{})
-	c.Open()
-	lent := make([]byte, LendSize)
-	mark, _ := c.Send(&Frame{Payload: lent, Lent: true})
-	<-s.begun
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := c.WaitWritten(ctx, mark); err != context.Canceled {
-		t.Error(err)
-	}
-	c.Break()
-	clear(lent) // the race detector tells if somebody still reads it
 }

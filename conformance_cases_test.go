@@ -11,6 +11,9 @@ import (
 	"time"
 )
 
+// These files hold foyer to RFC 6455 and RFC 7692: each case is bytes that a peer sends, and what it must get back from a
+// program that echoes. Names begin with the section.
+
 // A sent is a frame, well-formed or not, as a peer sends it.
 type sent struct {
 	first   byte // FIN, RSV and opcode

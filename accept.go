@@ -6,11 +6,10 @@ import (
 	"sync"
 )
 
-// Accept waits for the next socket that passed its handshake, oldest first, and gives it to the program. It returns
-// the error of ctx, or ErrClosed once the Handler is closed.
+// Accept waits for the next socket, oldest first. It returns ctx's error, or ErrClosed once the Handler is closed.
 //
-// A program must come back to Accept quickly: when it has taken no socket for a second and no call is waiting, the
-// Handler refuses clients that find the pool full. [Handler.ForEach] has no such condition.
+// Call Accept again quickly: when no call has waited and no socket was taken for a second, clients that find the pool
+// full are refused. [Handler.ForEach] has no such condition.
 func (h *Handler) Accept(ctx context.Context) (*Socket, error) {
 	h.init()
 	for {
@@ -24,7 +23,7 @@ func (h *Handler) Accept(ctx context.Context) (*Socket, error) {
 	}
 }
 
-// NextPending returns the socket that waits longest, or nil if none waits.
+// NextPending returns the socket that has waited longest, or nil.
 func (h *Handler) NextPending() *Socket {
 	h.init()
 	for {
@@ -52,8 +51,8 @@ func (h *Handler) HasPending() bool { return h.Pending() > 0 }
 // Pending returns how many sockets wait for Accept.
 func (h *Handler) Pending() int { return h.pool.len() }
 
-// Incoming returns an iterator over the sockets as they come in. Each is taken as [Handler.Accept] takes it, so the loop
-// must not wait for anything that a client does. The iterator ends with ctx and with the Handler.
+// Incoming returns an iterator over the sockets as they come in. Each is taken as by [Handler.Accept], so the loop must
+// not wait for a client. The iterator ends with ctx and with the Handler.
 func (h *Handler) Incoming(ctx context.Context) iter.Seq[*Socket] {
 	return func(yield func(*Socket) bool) {
 		for {
@@ -65,17 +64,15 @@ func (h *Handler) Incoming(ctx context.Context) iter.Seq[*Socket] {
 	}
 }
 
-// ForEach calls f for each socket that comes in, on a goroutine of its own. While it runs, sockets do not wait in the
-// pool, and MaxPending has no effect. The context that f gets ends with ctx, with the socket, or when the client is seen
-// to have left.
+// ForEach calls f for each new socket, on a goroutine of its own. While it runs, no socket waits in the pool and
+// MaxPending has no effect. f's context ends with ctx, with the socket, or when the client is seen to have left.
 //
-// When f returns, the socket is closed with CloseNormalClosure, or with CloseGoingAway if ctx has ended. A socket that
-// handles events (see [Socket.Handle]) stays open. When f panics, the socket is closed with CloseInternalServerErr, and
-// the panic is logged and given to OnError.
+// When f returns, the socket is closed with CloseNormalClosure, or CloseGoingAway if ctx has ended; a socket that
+// handles events (see [Socket.Handle]) stays open. If f panics, the socket is closed with CloseInternalServerErr, and
+// the panic is logged and passed to OnError.
 //
-// ForEach returns when ctx ends, with its error, or when the Handler is closed, with ErrClosed. It first waits until
-// every f has returned and the sockets that it closed have ended; so does [Handler.Shutdown], within its context. Several
-// ForEach may run at once, and share the sockets. How many functions run is only limited by MaxOpen.
+// ForEach returns ctx's error, or ErrClosed when the Handler is closed, after every f has returned and their sockets
+// have ended. Several ForEach may run at once and share the sockets. Only MaxOpen limits how many functions run.
 func (h *Handler) ForEach(ctx context.Context, f func(context.Context, *Socket)) error {
 	h.init()
 	if f == nil {
@@ -84,9 +81,9 @@ func (h *Handler) ForEach(ctx context.Context, f func(context.Context, *Socket))
 	var running sync.WaitGroup
 	defer running.Wait()
 	c := &consumer{func(s *Socket) {
-		h.registry.listens()
+		h.registry.handlerBegins()
 		running.Go(func() {
-			defer h.registry.told()
+			defer h.registry.handlerDone()
 			if h.took(s) {
 				h.run(ctx, s, f)
 			}

@@ -7,18 +7,17 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// A Dropped is a socket that a message was not sent to, and why.
+// A Dropped is a socket that did not get a message, and why.
 type Dropped struct {
 	Socket *Socket
 	Err    error // ErrWriteBufferFull, ErrWriterOpen, ErrMessageTooBig, or ErrClosed for a socket that closes or has ended
 }
 
-// Broadcast sends p as one message to each of sockets, encoded once for all of them, as [Socket.TryWrite] does: it never
-// waits. It returns the sockets that could not take the message, nil if all could. p is the caller's again when Broadcast
+// Broadcast sends p as one message to each of sockets, as [Socket.TryWrite] does: it never waits. The message is
+// encoded once. Broadcast returns the sockets that could not take it, or nil. p is the caller's again when Broadcast
 // returns.
 //
-// What to do about a client that reads too slowly is for the program to say. It may miss a message, or be disconnected; its
-// close frame stands behind all that waits, and if it takes longer than CloseTimeout for that it sees CloseAbnormalClosure.
+// A dropped socket stays open and misses the message. A program may also close it:
 //
 //	for _, d := range foyer.Broadcast(h.Sockets(), foyer.Text, news) {
 //		d.Socket.Close(foyer.CloseTryAgainLater, "too slow")
@@ -48,7 +47,7 @@ type compressedPayload struct {
 
 // post sends the message to s, or returns why it cannot. It does not wait.
 func (m *broadcast) post(s *Socket) error {
-	f := wire.Frame{First: frame.Final | byte(m.kind), Payload: m.payload, Leave: wire.Soon, Room: s.room(false)}
+	f := wire.Frame{First: frame.Final | byte(m.kind), Payload: m.payload, Leave: wire.Batched, Room: s.room(false)}
 	compresses := s.compresses(len(m.payload))
 	if m.kind != Text && m.kind != Binary || s.splits(len(m.payload)) || compresses && s.deflate.out.Takeover() {
 		return s.TryWrite(m.kind, m.payload)

@@ -16,14 +16,14 @@ import (
 // maxReason is how many bytes of reason fit into a close frame behind the code, RFC 6455 section 5.5.
 const maxReason = 123
 
-// Close begins the close handshake (RFC 6455 section 7.1.2) and returns at once: code and reason are sent after everything
-// that was written before, and the socket ends when the peer has answered, or after CloseTimeout. Messages that come until
-// then are dropped. [Socket.Done] and [Socket.Err] tell when and how it has ended; a program that exits should wait for
-// Done. On a socket that is closing or closed already, Close does nothing.
+// Close starts the close handshake (RFC 6455 section 7.1.2) and returns at once. The close frame is sent after
+// everything written before. The socket ends when the peer has answered, or after CloseTimeout; messages that arrive
+// until then are dropped. [Socket.Done] and [Socket.Err] say when and how it ended. A program that is about to exit
+// should wait for Done. On a closing or closed socket, Close does nothing.
 //
 // Codes that may be sent are 1000 to 1003, 1007 to 1014, and 3000 to 4999. CloseNoStatusReceived sends a close frame
-// without a code, so that what a peer's close frame said can be passed on. Any other code is an error, and closes the
-// socket with CloseInternalServerErr. A reason over 123 bytes is cut at the end of a character.
+// without a code. With any other code Close returns an error and sends CloseInternalServerErr. A reason over 123 bytes
+// is cut.
 func (s *Socket) Close(code CloseCode, reason string) error {
 	if !code.sendable() && code != CloseNoStatusReceived {
 		s.beginClose(CloseInternalServerErr, "")
@@ -33,8 +33,8 @@ func (s *Socket) Close(code CloseCode, reason string) error {
 	return nil
 }
 
-// Abort closes the connection at once, without a close frame and without sending what waits to be written. The peer
-// sees CloseAbnormalClosure, and so does Err.
+// Abort closes the connection at once, without a close frame and without sending buffered output. Both sides see
+// CloseAbnormalClosure.
 func (s *Socket) Abort() error {
 	s.abort(nil)
 	return nil
@@ -53,10 +53,10 @@ func (s *Socket) beginClose(code CloseCode, reason string) {
 		return
 	}
 	l.asked.CompareAndSwap(nil, &closeCall{code, reason})
-	s.announce()
+	s.notify()
 }
 
-// startClose is beginClose when the program was warned.
+// startClose is beginClose after Closing was called.
 func (s *Socket) startClose(code CloseCode, reason string) {
 	if !s.beginClosing(code, reason) {
 		return
@@ -77,7 +77,7 @@ func (s *Socket) beginClosing(code CloseCode, reason string) bool {
 	}
 	if l := s.events.Load(); l != nil {
 		l.sent.Store(true)
-		s.announce()
+		s.notify()
 	}
 	return true
 }
@@ -114,7 +114,7 @@ func (s *Socket) drain() {
 // answer to it.
 func (s *Socket) peerClosed(code CloseCode, reason string) {
 	s.wire.Unwatch() // a context that ends with the socket must not cut its farewell short
-	s.warnReader()
+	s.callClosingFromReader()
 	end := &CloseError{Code: code, Reason: reason, socket: s}
 	s.decide(end)
 	s.beginClosing(code, "")
@@ -130,7 +130,7 @@ func (s *Socket) violated(broken *frame.ProtocolError) error {
 		cause = ErrMessageTooBig
 	}
 	s.wire.Unwatch()
-	s.warnReader()
+	s.callClosingFromReader()
 	end := &CloseError{Code: code, Reason: broken.Reason, Err: cause, socket: s}
 	s.decide(end)
 	s.beginClosing(code, broken.Reason)
@@ -202,7 +202,7 @@ func (s *Socket) finish(e *CloseError, how ending) {
 		s.tellDone(done)
 	}
 	s.afterRead()
-	s.announce()
+	s.notify()
 }
 
 // tellDone closes the channel of Done. A handler that waits for it may return then.

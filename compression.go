@@ -6,7 +6,7 @@ import (
 	"github.com/foyerws/foyer/internal/frame"
 )
 
-// A CompressionMode says whether permessage-deflate (RFC 7692) is negotiated, and how.
+// A CompressionMode selects whether and how permessage-deflate (RFC 7692) is negotiated.
 type CompressionMode int
 
 // The modes of compression.
@@ -14,13 +14,13 @@ const (
 	// CompressionDisabled negotiates no compression.
 	CompressionDisabled CompressionMode = iota
 
-	// CompressionNoContextTakeover compresses each message by itself. A socket keeps nothing between messages, and a Broadcast
-	// compresses a message once for all.
+	// CompressionNoContextTakeover compresses each message on its own. A socket keeps no memory between messages. A
+	// Broadcast compresses once for all sockets.
 	CompressionNoContextTakeover
 
-	// CompressionContextTakeover lets messages refer to those before them, which makes short ones that resemble each other a
-	// third as long or less. A socket keeps up to 8 KiB for that, or 36 KiB where the client cannot do with a small window, as
-	// CompressionMemory allows; a Broadcast compresses for each such socket.
+	// CompressionContextTakeover lets a message refer to earlier ones, which makes short, similar messages several
+	// times smaller. A socket keeps 8 KiB for it, or 36 KiB if the client cannot use a small window. A Broadcast
+	// compresses once for each such socket.
 	CompressionContextTakeover
 )
 

@@ -5,9 +5,9 @@ import (
 	"sync/atomic"
 )
 
-// Context returns a context that ends with the socket, or when the peer is seen to have left. Its cause is then the
-// *CloseError of Err, or an error that says that the peer has left: messages that came before can still be read, with
-// this context as well.
+// Context returns a context that ends with the socket, or as soon as the peer is seen to have left. Its cause is the
+// *CloseError, or an error that says that the peer has left. Messages that arrived before can still be read, even with
+// this context.
 func (s *Socket) Context() context.Context {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -27,66 +27,65 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// DialOptions are what [Dial] can be told. The zero value works. It is not changed, and may be used for many calls at
-// the same time.
+// DialOptions are options of [Dial]. The zero value works. Dial does not change them; they may be used concurrently.
 type DialOptions struct {
-	// Header goes into the request. Headers of the handshake itself may not be among them; Host sets the Host header.
+	// Header is added to the request. It must not contain headers of the handshake itself. "Host" sets the Host header.
 	Header http.Header
 
-	// Origin is the Origin header, for servers that ask for one. Empty means no such header.
+	// Origin is the Origin header. Empty sends none.
 	Origin string
 
 	// Subprotocols are offered in this order.
 	Subprotocols []string
 
-	// TLSConfig is for wss and for https proxies. Where ServerName is empty it is the host. Nil verifies the server
-	// with the system's certificates.
+	// TLSConfig is used for wss and for https proxies. An empty ServerName means the host. Nil verifies the server with
+	// the system's certificates.
 	TLSConfig *tls.Config
 
-	// Jar provides the request's cookies and takes those of the answer, also when that is a refusal.
+	// Jar provides the request's cookies and stores those of the answer, even of a refusal.
 	Jar http.CookieJar
 
-	// Proxy returns the proxy for a request, nil if there is to be none: its scheme is http, https or socks5, and user
-	// and password are sent to it. The request's URL has the scheme http for ws and https for wss. Nil is
+	// Proxy returns the proxy for a request, or nil for none. Its scheme is http, https or socks5; a user and password
+	// in its URL are sent to it. The request's URL has the scheme http for ws and https for wss. A nil Proxy means
 	// http.ProxyFromEnvironment.
 	Proxy func(*http.Request) (*url.URL, error)
 
-	// NetDial makes the network connection, to the proxy if there is one; TLS comes on top. Nil is a net.Dialer.
+	// NetDial opens the network connection, to the proxy if there is one, without TLS. Nil uses a net.Dialer.
 	NetDial func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	// MaskGenerator returns the mask of each frame (RFC 6455 section 5.3). Nil is crypto/rand. Masks that can be foreseen
-	// let a page or a peer write whatever it likes on the wire, which old proxies may take for an HTTP request. It is
-	// called by one goroutine at a time, while others that send wait for it, and must not use the socket.
+	// MaskGenerator returns the mask of each frame (RFC 6455 section 5.3). Nil uses crypto/rand. Predictable masks let
+	// an attacker choose the bytes on the wire, which old proxies may take for an HTTP request. It is called by one
+	// goroutine at a time while other writers wait, and must not use the socket.
 	MaskGenerator func() uint32
 
-	// HandshakeTimeout bounds Dial as a whole, as its context does: name resolution, proxy, TLS and answer. 0 is 10
-	// seconds; negative is no limit but the context.
+	// HandshakeTimeout limits the whole of Dial: name resolution, proxy, TLS and answer. 0 means 10 seconds; negative
+	// means no limit.
 	HandshakeTimeout time.Duration
 
-	// These are as in Handler, with the server in the place of the client, and 0 is the same: 30 s, 30 s and 5 s; 1 MiB
-	// and no limit; 1 MiB and no splitting.
+	// These work as in [Handler], for the server instead of the client. 0 means 30 s, 30 s and 5 s; 1 MiB and no limit;
+	// 1 MiB and no splitting.
 	PingInterval, PongTimeout, CloseTimeout time.Duration
 	MaxMessageSize, MaxFrameSize            int64
 	MaxWriteBuffer, OutgoingFrameSize       int
 
-	// Compression offers permessage-deflate (RFC 7692), as in Handler; what a server wants otherwise is done. A socket with context
-	// takeover keeps up to 36 KiB. CompressionLevel is 1 to 9, 0 is 3, and any other is an error of Dial; CompressionThreshold
-	// is in bytes, 0 is 128.
+	// Compression offers permessage-deflate (RFC 7692), as in [Handler], and accepts whatever the server answers. With
+	// context takeover a socket keeps up to 36 KiB. CompressionLevel is 1 to 9; 0 means 3. CompressionThreshold is in
+	// bytes; 0 means 128.
 	Compression                            CompressionMode
 	CompressionLevel, CompressionThreshold int
 
-	// Logger gets panics of the program's functions (level Error), as in Handler. Nil is slog.Default().
+	// Logger receives panics of the program's functions (level Error), as in [Handler]. Nil means slog.Default().
 	Logger *slog.Logger
 }
 
-// Dial opens a socket to a URL (RFC 6455 section 4.1), whose scheme is ws or http, or wss or https for TLS. User and password in the URL are sent as basic
-// authentication. The Socket is the program's, and must be closed.
+// Dial opens a socket to a URL with the scheme ws, wss, http or https (RFC 6455 section 4.1). A user and password in
+// the URL are sent as basic authentication. The caller must close the Socket.
 //
-// When the server or the proxy refuses, the error is a *HandshakeError with the status and what the server says of it, and
-// the answer is returned, too, with at most the first KiB of its body, which need not be closed. Redirects are not followed: they are such a refusal.
-// A failed TLS handshake is a *TLSError, one that took longer than HandshakeTimeout is ErrHandshakeTimeout, and when ctx
-// ends the error is that of ctx. An answer that breaks a rule, or agrees to what was not offered, is a *HandshakeError with
-// status 101. Of the head of an answer 64 KiB are read at the most, and the body of a refusal is waited for no longer than a second.
+// If the server or the proxy refuses, Dial returns a *HandshakeError with its status and reason, and the answer with at
+// most 1 KiB of its body, which need not be closed. Redirects are refusals, and are not followed. An invalid answer is
+// a *HandshakeError with status 101. A failed TLS handshake is a *TLSError. After HandshakeTimeout the error is
+// ErrHandshakeTimeout, and when ctx ends it is ctx's. The head of the answer is limited to 64 KiB. Dial waits at most
+// one second for the body of a refusal.
 func Dial(ctx context.Context, target string, o *DialOptions) (*Socket, *http.Response, error) {
 	if o == nil {
 		o = new(DialOptions)

@@ -93,7 +93,7 @@ func (h *Handler) arrive(t netpoll.Transport) error {
 	c := wire.On(t)
 	e := h.enter(c)
 	if e.closed {
-		c.Interrupt() // it need not wait for the client to be told that
+		c.Interrupt() // the refusal need not wait for the request
 	}
 	if err := c.Arrive(e.arrived); err != nil {
 		h.registry.leave(c)
@@ -102,7 +102,7 @@ func (h *Handler) arrive(t netpoll.Transport) error {
 	return nil
 }
 
-// arrived is told that something has come, or that nothing will.
+// arrived is called when there is input, or when there will be none.
 func (e *entrance) arrived(onLoop bool) {
 	switch {
 	case !onLoop:

@@ -13,7 +13,8 @@ import (
 	"github.com/foyerws/foyer/internal/frame"
 )
 
-// A CloseCode says why a socket ended, RFC 6455 section 7.4. Libraries may use 3000 to 3999, programs 4000 to 4999.
+// A CloseCode says why a socket ended (RFC 6455 section 7.4). Codes 3000 to 3999 are for libraries, 4000 to 4999 for
+// programs.
 type CloseCode int
 
 // The close codes of RFC 6455 section 7.4.1 and of IANA's registry, under gorilla's names. CloseNoStatusReceived,
@@ -102,8 +103,8 @@ var (
 	errCloseTimeout   = fmt.Errorf("foyer: peer did not finish the close handshake: %w", os.ErrDeadlineExceeded)
 )
 
-// A HandshakeError tells why an opening handshake was refused or failed. Handler.OnError gets it, Upgrade,
-// HandleConnection and HandleUpgrade return it, and an Authorize function may return one to choose the answer.
+// A HandshakeError says why an opening handshake was refused or failed. Handler.OnError receives it, and Upgrade,
+// HandleConnection, HandleUpgrade and Dial return it. Authorize may return one to choose the answer.
 type HandshakeError struct {
 	Status  int           // of the HTTP answer; 0 when no answer could be given
 	Code    CloseCode     // what QWebSocketServer would report for it
@@ -159,8 +160,8 @@ func errorText(s string, parts ...string) string {
 // Unwrap returns Err.
 func (e *HandshakeError) Unwrap() error { return e.Err }
 
-// An AcceptError is an error of a Server's listener. The Server goes on when it is a temporary one, such as too many
-// open files.
+// An AcceptError is an error of a Server's listener. After a temporary one, such as too many open files, the Server
+// tries again.
 type AcceptError struct{ Err error }
 
 func (e *AcceptError) Error() string { return "foyer: accept: " + inner(e.Err) }
@@ -168,7 +169,7 @@ func (e *AcceptError) Error() string { return "foyer: accept: " + inner(e.Err) }
 // Unwrap returns Err.
 func (e *AcceptError) Unwrap() error { return e.Err }
 
-// A TLSError is a failed TLS handshake on a connection given to HandleConnection.
+// A TLSError is a failed TLS handshake.
 type TLSError struct {
 	Err        error
 	RemoteAddr net.Addr
@@ -181,7 +182,7 @@ func (e *TLSError) Error() string {
 // Unwrap returns Err.
 func (e *TLSError) Unwrap() error { return e.Err }
 
-// A PanicError is a panic in a function that the program gave to foyer, caught so that it harms one socket only.
+// A PanicError is a panic in one of the program's functions. It affects one socket only.
 type PanicError struct {
 	Value any    // what was given to panic
 	Stack []byte // where
@@ -195,8 +196,8 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// A CloseError tells how a socket ended. Reads and writes of an ended Socket return it, and so does Err; errors.Is(err,
-// ErrClosed) is true for each.
+// A CloseError says how a socket ended. Reads and writes on an ended socket return it, as does [Socket.Err].
+// errors.Is(err, ErrClosed) is true for every CloseError.
 type CloseError struct {
 	Code   CloseCode
 	Reason string

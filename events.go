@@ -9,65 +9,60 @@ import (
 	"github.com/foyerws/foyer/internal/baton"
 )
 
-// Events are functions that a Socket calls from [Socket.Handle] on, instead of being read from. Each may be nil.
+// Events are functions that a socket calls, instead of being read from; see [Socket.Handle]. Each may be nil.
 //
-// The functions of one socket are called one after the other, in the order in which things happened, and never two at
-// once; those of different sockets run at the same time. A function may take its time, and may block: that delays what
-// comes for its own socket, and no other. A panic in one ends its socket with CloseInternalServerErr and is reported as
-// that of a ForEach function is.
+// The functions of one socket are called in the order in which things happened, one at a time. Those of different
+// sockets run concurrently. A function may block: that delays its own socket only. A panic ends the socket with
+// CloseInternalServerErr, and is logged and passed to OnError.
 //
-// On Linux a socket that waits for input over TCP or a Unix socket has no goroutine: its functions run on a goroutine
-// that serves many. Elsewhere, and over TLS, HTTP/2 and HTTP/3, it has one.
+// On Linux, a socket over TCP or a Unix socket has no goroutine while it waits for input. Elsewhere, and over TLS,
+// HTTP/2 and HTTP/3, it has one.
 type Events struct {
-	// Message is called for each message. p is valid until it returns. Text is valid UTF-8.
-	//
-	// What is written to the socket meanwhile leaves together, in one system call, when the messages that have come are
-	// dealt with, or after about a millisecond if that takes longer.
+	// Message is called for each message. p is valid until Message returns. Text is valid UTF-8. Messages written in
+	// the meantime leave together, after at most about a millisecond.
 	Message func(s *Socket, t MessageType, p []byte)
 
-	// Frame is called for each frame of a message as it comes in whole, and before Message; last says that it is the last
-	// of its message. p is valid until it returns. A frame may begin and end in the middle of a character of a text. A
-	// compressed message counts as one frame.
+	// Frame is called for each complete frame of a message, before Message; last marks the last one. p is valid until
+	// Frame returns, and may begin or end in the middle of a UTF-8 character. A compressed message counts as one frame.
 	Frame func(s *Socket, t MessageType, p []byte, last bool)
 
-	// Pong is called for each pong from the peer; elapsed is the time since the Ping that it answers, 0 if it answers
-	// none. payload is valid until it returns.
+	// Pong is called for each pong. elapsed is the time since the Ping that it answers, or 0. payload is valid until
+	// Pong returns.
 	Pong func(s *Socket, elapsed time.Duration, payload []byte)
 
-	// BytesWritten is called when the kernel has taken n bytes more, frame headers included. What was written meanwhile
-	// is told of in one call. Closed may come before the last bytes are told of.
+	// BytesWritten is called when the kernel has taken n more bytes, frame headers included. Several writes may be
+	// reported in one call. The last bytes may not be reported.
 	BytesWritten func(s *Socket, n int)
 
-	// StateChanged is called when the socket is Closing, which an aborted one never is, and when it is Closed.
+	// StateChanged is called when the socket is Closing (never for an aborted one) and when it is Closed.
 	StateChanged func(s *Socket, state State)
 
-	// Error is called before Closed when the socket did not end with a close handshake. The error is that of Err.
+	// Error is called before Closed if the socket did not end with a close handshake. err is that of Err.
 	Error func(s *Socket, err error)
 
-	// Closing is called before a close frame is sent, be it ours or our answer to the peer's. What it writes still
-	// goes out before that.
+	// Closing is called before a close frame is sent, ours or our answer. What it writes is sent before the close
+	// frame.
 	Closing func(s *Socket)
 
-	// Closed is called last, and always.
+	// Closed is always called, last.
 	Closed func(s *Socket, code CloseCode, reason string)
 }
 
-// Handle has the socket call the functions of e from now on, until it has ended, and returns at once. It takes the place
-// of Read: what was not read of a message is dropped, and Read and Reader return ErrReading from now on. It panics if
-// the socket handles events already, CloseRead was called, or a Read is under way.
+// Handle makes the socket call the functions of e from now on, and returns at once. It replaces Read: the unread rest
+// of a message is dropped, and Read and Reader return ErrReading. It panics if the socket handles events already, after
+// CloseRead, or while a Read is under way.
 //
-// Where there is a function Closing, Close sends the close frame after that has returned. A socket that handles events
-// outlives the ForEach function that it was given to.
+// With a Closing function, Close sends the close frame after Closing has returned. The socket stays open when the
+// ForEach function that called Handle returns.
 func (s *Socket) Handle(e Events) {
 	if !s.handle(&listener{Events: e}) {
 		panic("foyer: Handle on a socket that is being read, or handles events already")
 	}
 }
 
-// CloseRead is for programs that only write: it drops all messages that come from now on, answers pings and the close
-// frame, and returns at once. Read and Reader return ErrReading from now on. On Linux it takes no goroutine over TCP and
-// Unix sockets. A second call does nothing; on a socket that handles events, or while a Read is under way, CloseRead
-// panics.
+// CloseRead is for programs that only write. From now on messages are dropped, pings and the close frame are answered,
+// and Read returns ErrReading. It returns at once. A second call does nothing. CloseRead panics on a socket that
+// handles events, or while a Read is under way.
 func (s *Socket) CloseRead() {
 	if l := s.events.Load(); l != nil && l.drops {
 		return
@@ -86,29 +81,29 @@ func (s *Socket) handlesEvents() bool {
 // handle gives the reading side to l, and reports false when something else has it.
 func (s *Socket) handle(l *listener) bool {
 	e := &l.Events
-	l.turns.Take()
+	l.serving.Take()
 	if e.BytesWritten != nil {
-		l.written = s.wire.TellWritten()
+		l.written = s.wire.ReportWritten()
 	}
 	reads := s.reading.take()
-	s.config.registry.listens()
+	s.config.registry.handlerBegins()
 	if !reads && s.State() == StateOpen || !s.events.CompareAndSwap(nil, l) {
-		s.config.registry.told()
+		s.config.registry.handlerDone()
 		return false
 	}
 	if s.State() != StateOpen || e.BytesWritten != nil {
-		s.announce()
+		s.notify()
 	}
 	switch {
 	case !reads: // the close handshake does
 	case !s.wire.Attend():
-		go s.converse(l)
+		go s.serveBlocking(l)
 	case s.streamed != nil:
 		go s.serveLong(l)
 	default:
 		s.wire.DoNotWait(true)
-		if !s.wire.Idle() || !l.turns.Return() {
-			go s.turn(l, false)
+		if !s.wire.Idle() || !l.serving.Return() {
+			go s.serveReady(l, false)
 		}
 	}
 	return true
@@ -117,17 +112,17 @@ func (s *Socket) handle(l *listener) bool {
 // A listener is a socket's Events and where their calls stand.
 type listener struct {
 	Events
-	asked atomic.Pointer[closeCall] // a close frame is to be sent after Closing
-	turns baton.Baton               // held by who reads what has come
+	asked   atomic.Pointer[closeCall] // a close frame is to be sent after Closing
+	serving baton.Baton               // held by who reads what has come
 
-	calls   baton.Baton   // held while a function is called; the work is to tell what has changed. Guards the fields from written to over
-	busy    atomic.Uint32 // 0 while no function is called; else one more than the milliseconds that sweeps saw of the call
-	written uint64        // bytes that BytesWritten was told of
-	told    State         // the last that StateChanged was told
-	warned  bool          // Closing was called
-	failed  bool          // Error was called, if it had to be
-	over    bool          // Closed was called
-	drops   bool          // messages are not wanted; does not change
+	calls         baton.Baton   // held while a function is called; the work is to report what has changed. Guards the fields from written to over
+	busy          atomic.Uint32 // 0 while no function is called; else one more than the milliseconds that sweeps saw of the call
+	written       uint64        // bytes that BytesWritten has reported
+	reported      State         // the last state that StateChanged has reported
+	closingCalled bool          // Closing was called
+	failed        bool          // Error was called, if it had to be
+	over          bool          // Closed was called
+	drops         bool          // messages are not wanted; does not change
 
 	sent atomic.Bool // the close frame
 }
@@ -142,20 +137,20 @@ type closeCall struct {
 type owner Socket
 
 func (o *owner) Control(opcode byte, payload []byte) { (*Socket)(o).control(opcode, payload) }
-func (o *owner) Wrote()                              { (*Socket)(o).announce() }
+func (o *owner) Wrote()                              { (*Socket)(o).notify() }
 func (o *owner) Failed(err error)                    { (*Socket)(o).abort(err) }
 func (o *owner) HungUp()                             { (*Socket)(o).hungUp() }
 func (o *owner) Ready(onLoop bool)                   { (*Socket)(o).ready(onLoop) }
 
-// ready is told by a loop that something has come.
+// ready is called by a loop when there is input.
 func (s *Socket) ready(onLoop bool) {
-	if l := s.events.Load(); l.turns.Take() {
-		s.turn(l, onLoop)
+	if l := s.events.Load(); l.serving.Take() {
+		s.serveReady(l, onLoop)
 	}
 }
 
-// turn serves what has come, without waiting for more. The caller has begun it.
-func (s *Socket) turn(l *listener, onLoop bool) {
+// serveReady serves what has come, without waiting for more. The caller has begun it.
+func (s *Socket) serveReady(l *listener, onLoop bool) {
 	for ; ; onLoop = false { // which may have been taken over meanwhile
 		if onLoop {
 			s.wire.GatherTurn()
@@ -171,8 +166,8 @@ func (s *Socket) turn(l *listener, onLoop bool) {
 		case s.State() == StateClosed:
 			s.forgetMessages()
 			s.wire.Forget()
-			return // and no turn begins any more
-		case l.turns.Return():
+			return // and l.serving is never returned
+		case l.serving.Return():
 			return
 		}
 	}
@@ -193,7 +188,7 @@ func (s *Socket) serve(l *listener) (long bool) {
 }
 
 // serveLong serves the socket on a goroutine that may wait: for the rest of a compressed message, or of one that was begun with a
-// Reader. It continues a turn.
+// Reader. The caller holds l.serving.
 func (s *Socket) serveLong(l *listener) {
 	served := false
 	defer s.abortUnless(&served)
@@ -203,11 +198,11 @@ func (s *Socket) serveLong(l *listener) {
 	}
 	s.wire.DoNotWait(true)
 	served = true
-	s.turn(l, false)
+	s.serveReady(l, false)
 }
 
-// converse serves a socket that no loop looks after, on a goroutine that waits.
-func (s *Socket) converse(l *listener) {
+// serveBlocking serves a socket that no loop looks after, on a goroutine that waits.
+func (s *Socket) serveBlocking(l *listener) {
 	served := false
 	defer s.abortUnless(&served)
 	for s.nextMessage(background) == nil && s.deliver(l) == nil {
@@ -250,7 +245,7 @@ func (s *Socket) deliver(l *listener) error {
 func (l *listener) message(s *Socket, t MessageType, p []byte) {
 	l.begin()
 	defer s.called(l)
-	if l.Message != nil && l.told == StateOpen {
+	if l.Message != nil && l.reported == StateOpen {
 		l.Message(s, t, p)
 	}
 }
@@ -258,7 +253,7 @@ func (l *listener) message(s *Socket, t MessageType, p []byte) {
 func (l *listener) frame(s *Socket, t MessageType, p []byte, last bool) {
 	l.begin()
 	defer s.called(l)
-	if l.told == StateOpen {
+	if l.reported == StateOpen {
 		l.Frame(s, t, p, last)
 	}
 }
@@ -266,7 +261,7 @@ func (l *listener) frame(s *Socket, t MessageType, p []byte, last bool) {
 func (l *listener) pong(s *Socket, elapsed time.Duration, payload []byte) {
 	l.begin()
 	defer s.called(l)
-	if l.Pong != nil && l.told == StateOpen {
+	if l.Pong != nil && l.reported == StateOpen {
 		l.Pong(s, elapsed, payload)
 	}
 }
@@ -289,10 +284,10 @@ func (s *Socket) called(l *listener) {
 	s.returnCalls(l)
 }
 
-// returnCalls gives l.calls back, and tells what has changed meanwhile.
+// returnCalls gives l.calls back, and reports what has changed in the meantime.
 func (s *Socket) returnCalls(l *listener) {
 	if !l.calls.Return() {
-		s.tellAll(l)
+		s.reportAll(l)
 	}
 }
 
@@ -324,36 +319,36 @@ func (s *Socket) sweepCalls(elapsed time.Duration) {
 	}
 }
 
-// announce has what has changed told: by who calls a function, or on a goroutine.
-func (s *Socket) announce() {
+// notify arranges that changes are reported: by the goroutine that is calling a function, or on a new one.
+func (s *Socket) notify() {
 	if l := s.events.Load(); l != nil && l.calls.Leave() {
 		go func() {
 			if l.calls.Take() {
-				s.tellAll(l)
+				s.reportAll(l)
 			}
 		}()
 	}
 }
 
-// tellAll tells what has changed, until nothing has. The caller holds l.calls, which are given back. If a function ends the goroutine
-// another goes on with the rest.
-func (s *Socket) tellAll(l *listener) {
+// reportAll reports changes until there are none, and gives l.calls back, which the caller holds. If a function ends the goroutine,
+// another one continues.
+func (s *Socket) reportAll(l *listener) {
 	returned := false
 	defer func() {
 		if !returned {
-			go s.tellAll(l)
+			go s.reportAll(l)
 		}
 	}()
 	for again := true; again; again = !l.calls.Return() {
-		s.tell(l)
+		s.reportChanges(l)
 	}
 	returned = true
 }
 
-// tell tells what has changed. The caller has l.calls.
-func (s *Socket) tell(l *listener) {
+// reportChanges reports what has changed since the last call. The caller holds l.calls.
+func (s *Socket) reportChanges(l *listener) {
 	if asked := l.asked.Load(); asked != nil {
-		s.warn(l)
+		s.callClosing(l)
 		l.asked.Store(nil)
 		s.startClose(asked.code, asked.reason)
 	}
@@ -361,9 +356,9 @@ func (s *Socket) tell(l *listener) {
 	if l.over {
 		return
 	}
-	s.tellWritten(l)
-	if l.told == StateOpen && (state == StateClosing || l.sent.Load()) {
-		l.told = StateClosing
+	s.reportWritten(l)
+	if l.reported == StateOpen && (state == StateClosing || l.sent.Load()) {
+		l.reported = StateClosing
 		s.contained(func() {
 			if l.StateChanged != nil {
 				l.StateChanged(s, StateClosing)
@@ -374,9 +369,9 @@ func (s *Socket) tell(l *listener) {
 	if end == nil {
 		return
 	}
-	if s.wire.Attended() && l.turns.Take() {
+	if s.wire.Attended() && l.serving.Take() {
 		s.forgetMessages()
-		s.wire.Forget() // and no turn begins any more
+		s.wire.Forget() // and l.serving is never returned
 	}
 	if !l.failed {
 		l.failed = true
@@ -386,8 +381,8 @@ func (s *Socket) tell(l *listener) {
 			}
 		})
 	}
-	if l.told != StateClosed {
-		l.told = StateClosed
+	if l.reported != StateClosed {
+		l.reported = StateClosed
 		s.contained(func() {
 			if l.StateChanged != nil {
 				l.StateChanged(s, StateClosed)
@@ -396,15 +391,15 @@ func (s *Socket) tell(l *listener) {
 	}
 	l.over = true
 	s.contained(func() {
-		defer s.config.registry.told()
+		defer s.config.registry.handlerDone()
 		if l.Closed != nil {
 			l.Closed(s, end.Code, end.Reason)
 		}
 	})
 }
 
-// tellWritten tells how many bytes were written since the last time. The caller has l.calls.
-func (s *Socket) tellWritten(l *listener) {
+// reportWritten reports how many bytes were written since the last call. The caller holds l.calls.
+func (s *Socket) reportWritten(l *listener) {
 	if l.BytesWritten == nil {
 		return
 	}
@@ -415,12 +410,12 @@ func (s *Socket) tellWritten(l *listener) {
 	}
 }
 
-// warn calls Closing, once. The caller has l.calls.
-func (s *Socket) warn(l *listener) {
-	if l.warned || l.over || s.State() != StateOpen {
+// callClosing calls Closing once. The caller holds l.calls.
+func (s *Socket) callClosing(l *listener) {
+	if l.closingCalled || l.over || s.State() != StateOpen {
 		return
 	}
-	l.warned = true
+	l.closingCalled = true
 	s.contained(func() {
 		if l.Closing != nil {
 			l.Closing(s)
@@ -428,12 +423,12 @@ func (s *Socket) warn(l *listener) {
 	})
 }
 
-// warnReader is warn for the goroutine that reads, which calls no function at the time.
-func (s *Socket) warnReader() {
+// callClosingFromReader is callClosing for the reading goroutine, which must not hold l.calls.
+func (s *Socket) callClosingFromReader() {
 	if l := s.events.Load(); l != nil {
 		l.calls.Lock()
 		defer s.returnCalls(l)
-		s.warn(l)
+		s.callClosing(l)
 	}
 }
 

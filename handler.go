@@ -14,105 +14,102 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// A Handler lets sockets in. It is an http.Handler for any router, takes raw connections through HandleConnection, and
-// keeps the sockets it accepted in a bounded pool until the program takes them with Accept or one of its kin.
+// A Handler accepts WebSockets. It is an http.Handler for any router, accepts raw connections with HandleConnection,
+// and queues accepted sockets in a bounded pool until the program takes them.
 //
-// The zero value works: it lets in pages of its own host and requests without Origin, thirty sockets may wait for the
-// program, and its limits are those named below. Fields must not be changed once the Handler is in use; the Set methods may be
-// called at any time. All methods are safe for concurrent use. A Handler must not be copied.
+// The zero value works: it admits pages of the same host and clients without Origin, and has the limits below. Do not
+// change fields once the Handler is in use; the Set methods may be called at any time. All methods are safe for
+// concurrent use. A Handler must not be copied.
 type Handler struct {
-	// ServerName is the Server header of every answer. Empty means no such header.
+	// ServerName is the Server header of every answer. Empty sends none.
 	ServerName string
 
-	// Origins decides which web pages may connect. Nil is SameOrigin. If it allows too much, any page on the web can
-	// open sockets in the name of a user whom the server knows by a cookie (RFC 6455 section 10.2).
+	// Origins decides which web pages may connect. Nil means [SameOrigin]. If it admits too much, any page on the web
+	// can open sockets in the name of a user whom the server knows by a cookie (RFC 6455 section 10.2).
 	Origins OriginAuthenticator
 
-	// Authorize, if not nil, has the last word on a request. The header it returns goes into the answer; the headers
-	// of the handshake itself, and those that are malformed, are not allowed and make it fail with status 500. When it
-	// returns an error the answer is 403 and the text of the error is not sent, or the status and the Reason of the
-	// *HandshakeError that it returned. The request's context ends at the handshake's deadline. A panic is a refusal
-	// with status 500.
+	// Authorize, if not nil, is asked last. The header it returns is added to the answer; it must not contain headers
+	// of the handshake. If it returns an error, the client gets 403 without the error's text, or the Status and Reason
+	// of the *HandshakeError that it returned. The request's context ends at the handshake's deadline. A panic is
+	// answered with 500.
 	Authorize func(*http.Request) (http.Header, error)
 
-	// Subprotocols are those the program speaks. The first in the client's list that is among them is agreed on; if
-	// there is none, the socket has none, and browsers that asked for one fail the connection.
+	// Subprotocols are those the program speaks. The first of the client's list that is among them is selected. If none
+	// is, the socket has none, and a browser that asked for one closes it.
 	Subprotocols []string
 
-	// MaxPending is how many sockets may wait for Accept, including those whose handshake is being answered. 0 is 30,
-	// negative is no limit. While a ForEach runs nothing waits, and the limit has no effect.
+	// MaxPending is how many sockets may wait for Accept. 0 means 30, negative no limit. It has no effect while a
+	// ForEach runs, because nothing waits then.
 	//
-	// A handshake that finds the pool full waits for a place, first come, first served, within HandshakeTimeout, if the
-	// program takes its sockets: a call of Accept is waiting, or a socket was taken, or NextPending called, within the last
-	// second, or the first handshake was less than a second ago. At most 4,096 handshakes wait. Otherwise the client gets 503 at once, and
-	// Origins and Authorize are not asked.
+	// A handshake that finds the pool full waits, first come, first served, within HandshakeTimeout, as long as the
+	// program takes its sockets: an Accept is waiting, a socket was taken or NextPending called within the last second,
+	// or the first handshake was less than a second ago. At most 4,096 handshakes wait. Otherwise the client gets 503
+	// at once.
 	MaxPending int
 
-	// MaxOpen is how many sockets may be open, including those that wait for Accept. Further requests get 503. 0 is no
-	// limit.
+	// MaxOpen is how many sockets may be open, pending ones included. Further clients get 503. 0 means no limit.
 	MaxOpen int
 
-	// HandshakeTimeout bounds a handshake as a whole, from the call of HandleConnection or ServeHTTP to the answer. The
-	// context of the hooks ends with it, and they must heed that. 0 is 10 seconds; negative is no limit, and then a client
-	// that sends nothing holds its connection for ever.
+	// HandshakeTimeout limits a whole handshake, hooks included, which must heed their request's context. 0 means 10
+	// seconds. Negative means no limit; then a client that sends nothing holds its connection for ever.
 	HandshakeTimeout time.Duration
 
 	// MaxMessageSize is how many bytes a message from the client may have, after decompression. A longer one ends the
-	// socket with CloseMessageTooBig before it is taken in. 0 is 1 MiB; negative is no limit, and then one client can
-	// fill the memory.
+	// socket with CloseMessageTooBig, before it is read whole. 0 means 1 MiB. Negative means no limit; then one client
+	// can fill the memory.
 	MaxMessageSize int64
 
-	// MaxFrameSize is how many bytes of payload a single frame from the client may have, before decompression. A longer
-	// one ends the socket with CloseMessageTooBig. 0 is no limit but MaxMessageSize.
+	// MaxFrameSize is how many bytes of payload one frame from the client may have, before decompression. A longer one
+	// ends the socket with CloseMessageTooBig. 0 means no limit but MaxMessageSize.
 	MaxFrameSize int64
 
-	// MaxWriteBuffer is how many bytes may wait to be written to a client that does not read, per socket. Beyond it
-	// Write waits and TryWrite fails. 0 is 1 MiB; negative is no limit, and then one client can fill the memory. Messages of
-	// 16 KiB and more are not buffered: Write waits until the kernel has them.
+	// MaxWriteBuffer is how many bytes may wait for one client that reads slowly. When it is full, Write waits and
+	// TryWrite fails. 0 means 1 MiB. Negative means no limit; then one client can fill the memory. Write does not
+	// buffer messages of 16 KiB and more; it waits until the kernel has them.
 	MaxWriteBuffer int
 
-	// OutgoingFrameSize is how many bytes of payload a frame we send has at the most; longer messages go out in
-	// several frames. 0 is no limit.
+	// OutgoingFrameSize is the largest payload of a frame that we send; longer messages are split. 0 means no limit.
 	OutgoingFrameSize int
 
-	// Compression lets clients negotiate permessage-deflate (RFC 7692). It costs CPU time for each message, and about 1 MiB for
-	// each that is being compressed at the moment.
+	// Compression lets clients negotiate permessage-deflate (RFC 7692). It costs CPU time for each message, and about 1
+	// MiB for each message that is being compressed at the moment.
 	Compression CompressionMode
 
-	// CompressionMemory is how many bytes the sockets of the Handler may keep for context takeover, all together. When they are spent,
-	// further sockets get none. 0 is 64 MiB; negative is no limit.
+	// CompressionMemory is how many bytes all sockets together may keep for context takeover. When it is used up,
+	// further sockets negotiate none. 0 means 64 MiB, negative no limit.
 	CompressionMemory int64
 
-	// CompressionLevel is from 1, the fastest, to 9. 0 is 3. Others panic at the first use. Where a client asks for a window
-	// smaller than 32 KiB the level does not count.
+	// CompressionLevel is 1 (fastest) to 9. 0 means 3; other values panic at first use. It has no effect for clients
+	// that ask for a window below 32 KiB.
 	CompressionLevel int
 
-	// CompressionThreshold is how many bytes a message must have to be compressed; what a Writer sends always is. 0 is
-	// 128; negative is no threshold, and then short messages get longer.
+	// CompressionThreshold is the length in bytes from which messages are compressed. A Writer always compresses. 0
+	// means 128, negative no threshold.
 	CompressionThreshold int
 
-	// PingInterval is after how long without input a client is pinged. 0 is 30 seconds; negative is no keepalive, and
-	// then a client that vanished is only noticed when something is written to it, if at all.
+	// PingInterval is how long a client may be silent before it is pinged. 0 means 30 seconds. Negative means no
+	// keepalive; then a client that vanished is noticed only when something is written to it, if at all.
 	PingInterval time.Duration
 
-	// PongTimeout is how long the client may take to answer that ping, or to take something of what waits to be written,
-	// keepalive or not. After that the socket ends with ErrPingTimeout. 0 is 30 seconds. Any input is an answer. Where
-	// input waits that the program does not read, an answer could not be seen: on Linux an acknowledgement by the
-	// client's kernel counts instead, and elsewhere such a client is only judged by what it takes.
+	// PongTimeout is how long a client may take to answer that ping, or to take some of the output that waits for it;
+	// then the socket ends with ErrPingTimeout. 0 means 30 seconds. Any input counts as an answer. While the program
+	// leaves input unread, an acknowledgement by the client's kernel counts on Linux; elsewhere only the output is
+	// watched.
 	PongTimeout time.Duration
 
-	// CloseTimeout is how long a client may take to answer a close frame before its connection is cut. 0 is 5 seconds.
+	// CloseTimeout is how long a client may take to answer a close frame before its connection is cut. 0 means 5
+	// seconds.
 	CloseTimeout time.Duration
 
-	// Logger gets a line for each handshake that was refused, with a hint at the cause, and for panics of the program's
-	// functions, with their stack. Of each kind of line at most five are written in a second, and then how many there
-	// were. The query of a URL, headers other than Host and Origin, and messages are never logged. Nil is slog.Default();
+	// Logger receives a line for each refused handshake, with a hint at the cause, and for each panic of the program's
+	// functions, with its stack. At most five lines of a kind are written a second; then a count. URL queries, headers
+	// other than Host and Origin, and messages are never logged. Nil means slog.Default();
 	// slog.New(slog.DiscardHandler) is silent.
 	Logger *slog.Logger
 
-	// OnError, if not nil, gets each handshake that was refused or failed (*HandshakeError, *TLSError), a Server's failed
-	// accepts (*AcceptError), and panics of ForEach and Events functions (*PanicError). It is called on the goroutine
-	// where the error occurred and should return soon. A panic in it is caught and logged.
+	// OnError, if not nil, receives refused and failed handshakes (*HandshakeError, *TLSError), failed accepts of a
+	// Server (*AcceptError), and panics of ForEach and Events functions (*PanicError). It should return quickly. A
+	// panic in it is logged.
 	OnError func(error)
 
 	once     sync.Once
@@ -157,25 +154,24 @@ func (h *Handler) init() {
 	})
 }
 
-// ServeHTTP performs the opening handshake on a request and puts the socket into the pool. It returns as soon as that
-// is done; nothing of net/http stays behind. A request that is no handshake, or is refused, gets an HTTP answer and its
-// connection is closed.
+// ServeHTTP performs the opening handshake and puts the socket into the pool. It returns when that is done. An invalid
+// or refused request gets an HTTP answer, and its connection is closed.
 //
-// Over HTTP/2 (RFC 8441, see [EnableHTTP2]) and HTTP/3 (RFC 9220) the handshake is a CONNECT, the socket is the stream of
-// the request, and ServeHTTP returns when the socket has ended. A refusal does not close the connection there.
+// Over HTTP/2 (RFC 8441, see [EnableHTTP2]) and HTTP/3 (RFC 9220) the handshake is a CONNECT and the socket is the
+// request's stream. ServeHTTP then returns when the socket has ended, and a refusal does not close the connection.
 //
-// Whatever middleware wraps the http.ResponseWriter must have an Unwrap method (see http.ResponseController), or, for
-// HTTP/1.1, pass on http.Hijacker; otherwise the answer is 500 and the error names the type that is in the way. Headers
-// that middleware has set are part of the answer.
+// Middleware that wraps the http.ResponseWriter must have an Unwrap method (see http.ResponseController) or, for
+// HTTP/1.1, implement http.Hijacker; otherwise the answer is 500, and the error names the type. Headers set by
+// middleware become part of the answer.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.serve(w, r, true)
 }
 
-// Upgrade is ServeHTTP past the pool: the socket is returned, and counts as accepted. When it returns an error, a
-// *HandshakeError, the request has been answered.
+// Upgrade is like ServeHTTP but returns the socket instead of queueing it. If it returns an error, a *HandshakeError,
+// the request has been answered.
 //
-// It returns at once, over HTTP/2 and HTTP/3 as well. There the socket lives no longer than the request's handler, which
-// must not return before [Socket.Done] is closed, not even when Read has returned an error:
+// Over HTTP/2 and HTTP/3 the socket lives no longer than the request's handler. The handler must not return before
+// [Socket.Done] is closed, even after an error from Read:
 //
 //	defer func() {
 //		s.Close(foyer.CloseNormalClosure, "")
@@ -232,23 +228,20 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*S
 }
 
 // HandleConnection performs the opening handshake on a connection that was accepted elsewhere: it reads the request,
-// answers it, and puts the socket into the pool. It returns when that is done, nil or a *HandshakeError or *TLSError,
-// after HandshakeTimeout at the latest, and a second more that a refused client has to take its answer. Any net.Conn
-// will do: TCP, a Unix socket, net.Pipe. If it is a TLS connection its handshake is performed first. On one that knows no
-// deadlines, contexts cannot end a Read.
+// answers it, and puts the socket into the pool. It returns nil, a *HandshakeError or a *TLSError, at the latest one
+// second after HandshakeTimeout. Any net.Conn will do: TCP, TLS, a Unix socket, net.Pipe. If the connection does not
+// support deadlines, contexts cannot end a Read.
 //
-// The connection belongs to the Handler from the call on, and is closed when the handshake fails. Bytes behind the
-// request in the same packet are the first frames.
-//
-// A request line or header line may have 8 KiB, the header 100 lines, and all together 64 KiB.
+// The Handler owns conn from the call on, and closes it if the handshake fails. Bytes behind the request are the first
+// frames. A request line or header line is limited to 8 KiB, the header to 100 lines, the whole head to 64 KiB.
 func (h *Handler) HandleConnection(conn net.Conn) error {
 	return h.enter(wire.New(conn, nil)).handle(shakeForSocket)
 }
 
-// HandleUpgrade performs the opening handshake on a request that somebody else has read, as a hijacking handler has: r is
-// the request, conn its connection, and rw, which may be nil, what was buffered of it. It answers and puts the socket
-// into the pool. conn belongs to the Handler from the call on, and is closed when an error, a *HandshakeError, is
-// returned. r is not kept. Requests over HTTP/2 and HTTP/3 have no connection of their own: those are for ServeHTTP.
+// HandleUpgrade performs the opening handshake on a request that the caller has read, for example in a handler that
+// hijacked the connection. rw holds what was buffered of conn, and may be nil. HandleUpgrade answers and puts the
+// socket into the pool. The Handler owns conn from the call on, and closes it if a *HandshakeError is returned. r is
+// not kept. For HTTP/2 and HTTP/3 use ServeHTTP.
 func (h *Handler) HandleUpgrade(r *http.Request, conn net.Conn, rw *bufio.ReadWriter) error {
 	h.init()
 	deadline := h.deadline()
@@ -286,7 +279,7 @@ type arrival struct {
 // A connect function hands it over, given the headers that Authorize has for the answer.
 type connect func(authorized http.Header) (arrival, *HandshakeError)
 
-// A presence tells whether the client of a handshake is still there.
+// A presence finds out whether the client of a handshake is still there.
 type presence struct {
 	done <-chan struct{} // closed when it has gone; may be nil
 	left func() bool     // looks
@@ -312,14 +305,14 @@ func (h *Handler) handshake(r *http.Request, terms terms, connect connect) (s *S
 			return nil, &HandshakeError{Code: CloseInternalServerErr, Reason: "Internal server error.", Err: err}
 		}
 		s.adoptValues(asked)
-		return func() { h.seat(s, terms.pooled) }, nil
+		return func() { h.register(s, terms.pooled) }, nil
 	})
 	return s, refusal
 }
 
 // letIn judges a request that was read, and has answer answer it when it is let in and has its places. The first check that fails is
 // the refusal. answer returns what is done when nothing can fail any more.
-func (h *Handler) letIn(r *http.Request, terms terms, answer func(asked *http.Request, authorized http.Header) (seat func(), refusal *HandshakeError)) *HandshakeError {
+func (h *Handler) letIn(r *http.Request, terms terms, answer func(asked *http.Request, authorized http.Header) (register func(), refusal *HandshakeError)) *HandshakeError {
 	if refusal := h.begin(); refusal != nil {
 		return refusal
 	}
@@ -349,9 +342,9 @@ func (h *Handler) letIn(r *http.Request, terms terms, answer func(asked *http.Re
 		return refusal
 	}
 
-	seated := false
+	registered := false
 	defer func() {
-		if !seated && terms.pooled {
+		if !registered && terms.pooled {
 			h.pool.release()
 		}
 	}()
@@ -359,16 +352,16 @@ func (h *Handler) letIn(r *http.Request, terms terms, answer func(asked *http.Re
 		return refusal
 	}
 	defer func() {
-		if !seated {
+		if !registered {
 			h.registry.release()
 		}
 	}()
-	seat, refusal := answer(asked, authorized)
+	register, refusal := answer(asked, authorized)
 	if refusal != nil {
 		return refusal
 	}
-	seated = true
-	seat()
+	registered = true
+	register()
 	return nil
 }
 
@@ -445,8 +438,8 @@ func (h *Handler) awaitPlace(terms terms) *HandshakeError {
 	return refusal
 }
 
-// seat puts s, which has its places, among the open sockets and into the pool, and lets the answer leave.
-func (h *Handler) seat(s *Socket, pooled bool) {
+// register puts s, which has its places, among the open sockets and into the pool, and lets the answer leave.
+func (h *Handler) register(s *Socket, pooled bool) {
 	if !pooled {
 		s.accepted.Store(true)
 	}
@@ -472,31 +465,31 @@ func (h *Handler) deadline() time.Time {
 
 func (h *Handler) serverName() string { return *h.name.Load() }
 
-// Pause refuses handshakes with 503 until Resume. Sockets that are open or pending stay.
+// Pause refuses handshakes with 503 until Resume. Open and pending sockets stay.
 func (h *Handler) Pause() { h.paused.Store(true) }
 
-// Resume lets handshakes through again.
+// Resume admits handshakes again.
 func (h *Handler) Resume() { h.paused.Store(false) }
 
-// SetMaxPending changes MaxPending from now on. Sockets that wait already stay.
+// SetMaxPending changes MaxPending. Sockets that wait already stay.
 func (h *Handler) SetMaxPending(n int) {
 	h.init()
 	h.pool.limit(n)
 }
 
-// SetServerName changes ServerName from now on.
+// SetServerName changes ServerName.
 func (h *Handler) SetServerName(s string) {
 	h.init()
 	h.name.Store(&s)
 }
 
-// SetHandshakeTimeout changes HandshakeTimeout for handshakes that begin from now on.
+// SetHandshakeTimeout changes HandshakeTimeout for later handshakes.
 func (h *Handler) SetHandshakeTimeout(d time.Duration) {
 	h.init()
 	h.timeout.Store(int64(orDefault(d, defaultHandshakeTimeout)))
 }
 
-// Stats are counts since a Handler's first use, and what is open now.
+// Stats counts what a Handler has done since its first use.
 type Stats struct {
 	Open, Pending int                  // sockets, now; pending ones count as open
 	Upgraded      uint64               // handshakes that succeeded
@@ -509,15 +502,15 @@ type Stats struct {
 	BytesOut      uint64 // to the network, handshakes and frame headers included; over HTTP/2 what is in the streams
 }
 
-// Stats returns the present counts.
+// Stats returns the current counts.
 func (h *Handler) Stats() Stats {
 	st := h.registry.stats()
 	st.Pending = h.pool.len()
 	return st
 }
 
-// LastError returns the error that OnError got last, or would have got; nil if there was none. A *HandshakeError has no
-// Request.
+// LastError returns the last error that was, or would have been, passed to OnError. A *HandshakeError has no Request
+// here.
 func (h *Handler) LastError() error {
 	h.init()
 	return h.config.last()

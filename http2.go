@@ -15,21 +15,15 @@ import (
 // ErrNoExtendedConnect says that this process does not offer WebSockets over HTTP/2.
 var ErrNoExtendedConnect = errors.New("foyer: net/http does not announce extended CONNECT: import _ \"github.com/foyerws/foyer/extendedconnect\" or set GODEBUG=http2xconnect=1")
 
-// EnableHTTP2 prepares srv for WebSockets over HTTP/2 (RFC 8441), before it serves. A route must take the method CONNECT as
-// well as GET then. They work without as well: this checks
-// that clients are told so, and sees to it that one socket cannot hold up the others on its connection.
+// EnableHTTP2 prepares srv for WebSockets over HTTP/2 (RFC 8441). Call it before srv serves. The route must accept the
+// method CONNECT as well as GET.
 //
-// Clients are told by a setting that net/http only sends when the process was started with http2xconnect=1 in the
-// environment variable GODEBUG, or imports the package extendedconnect. Where it does not, ErrNoExtendedConnect is
-// returned: clients use HTTP/1.1 then.
+// It returns [ErrNoExtendedConnect] when this process does not announce extended CONNECT; clients then use HTTP/1.1. To
+// announce it, import the package extendedconnect, or start the process with GODEBUG=http2xconnect=1.
 //
-// What a program does not read, a client has to keep back: net/http lets it send 1 MiB on each stream, and as much on
-// the connection as a whole, so that a single socket that nobody reads takes away the room of all. EnableHTTP2 makes that
-// 128 KiB on a stream and nearly 4 MiB on a connection, unless srv.HTTP2 says something else. That is enough for 31
-// sockets that stand still. It also is the most that an upload gets done in the time of a round trip.
-//
-// A connection that takes no byte for 30 seconds, though there are some to be written, is closed
-// (srv.HTTP2.WriteByteTimeout): a socket can only end its own stream, not the connection as it does over HTTP/1.1.
+// It also sets three limits that srv.HTTP2 leaves at 0, so that one socket cannot stall the others on its connection:
+// 128 KiB of unread input a stream, 4 MiB a connection, and 30 seconds in which a connection must accept some output.
+// The first two also limit how much an upload can send in one round trip.
 func EnableHTTP2(srv *http.Server) error {
 	if srv.HTTP2 == nil {
 		srv.HTTP2 = new(http.HTTP2Config)

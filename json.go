@@ -6,8 +6,8 @@ import (
 	"fmt"
 )
 
-// WriteJSON sends v, encoded by encoding/json, as one text message. Errors are those of json.Marshal, with nothing sent,
-// and those of [Socket.Write].
+// WriteJSON encodes v with encoding/json and sends it as one text message. Errors are those of json.Marshal, in which
+// case nothing was sent, and of [Socket.Write].
 func WriteJSON(ctx context.Context, s *Socket, v any) error {
 	p, err := json.Marshal(v)
 	if err != nil {
@@ -16,8 +16,8 @@ func WriteJSON(ctx context.Context, s *Socket, v any) error {
 	return s.Write(ctx, Text, p)
 }
 
-// ReadJSON waits for the next message, text or binary, and decodes it into v by encoding/json. A message that is not
-// JSON, or does not fit v, is an error and leaves the socket as it is. Other errors are those of [Socket.Read].
+// ReadJSON reads the next message, text or binary, and decodes it into v with encoding/json. Invalid JSON is an error
+// and leaves the socket open. Other errors are those of [Socket.Read].
 func ReadJSON(ctx context.Context, s *Socket, v any) error {
 	_, p, err := s.Read(ctx)
 	if err != nil {

@@ -95,7 +95,7 @@ func (s *Socket) sweepInput(elapsed time.Duration, seen netpoll.Sight) {
 // waitsForInput reports whether somebody would see what comes in.
 func (s *Socket) waitsForInput() bool {
 	if l := s.events.Load(); l != nil && s.wire.Attended() {
-		return l.turns.Free() || s.wire.Waiting()
+		return l.serving.Free() || s.wire.Waiting()
 	}
 	return s.wire.Waiting()
 }
@@ -128,13 +128,13 @@ func (s *Socket) sweepOutput(elapsed time.Duration) {
 	}
 }
 
-// hungUp is told by a loop that the peer has closed its side, or that the connection is broken.
+// hungUp is called by a loop when the peer has closed its side, or the connection is broken.
 func (s *Socket) hungUp() {
 	if s.wire.Waiting() {
 		return // a goroutine will read that
 	}
-	if l := s.events.Load(); l != nil && l.turns.Free() {
-		return // a turn will
+	if l := s.events.Load(); l != nil && l.serving.Free() {
+		return // the next call of serveReady will
 	}
 	go s.checkPeer()
 }

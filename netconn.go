@@ -11,16 +11,14 @@ import (
 	"unicode/utf8"
 )
 
-// NetConn makes a byte stream of a socket's messages: each Write is one message of type t, or several when p is longer
-// than 32 KiB, and Read returns the bytes of the messages that come in, which must be of that type, too. With Text, what
-// each Write is given must be UTF-8 by itself.
+// NetConn returns a net.Conn that reads and writes the bytes of s's messages. Each Write sends one message of type t,
+// or several when p is longer than 32 KiB. Read returns the bytes of incoming messages, which must have the same type.
+// With Text, each Write must be given valid UTF-8.
 //
-// Deadlines work as those of other connections do: they break nothing, and can be lifted. A Read that waits keeps a
-// goroutine, which may take in one message more than was read. When the peer closes with CloseNormalClosure or
-// CloseGoingAway, Read returns io.EOF. Close sends CloseNormalClosure behind everything written and does not wait for
-// the answer; it waits for no longer than CloseTimeout for the kernel to take it. When ctx ends, the socket is aborted.
-//
-// Nothing else may read from the socket.
+// Deadlines work as on any net.Conn and can be extended after they passed. Read returns io.EOF when the peer closes
+// with CloseNormalClosure or CloseGoingAway. Close sends CloseNormalClosure; it waits at most CloseTimeout until the
+// kernel has all output, and does not wait for the peer. When ctx ends, the socket is aborted. Nothing else may read
+// from the socket.
 func NetConn(ctx context.Context, s *Socket, t MessageType) net.Conn {
 	c := &netConn{socket: s, kind: t, messages: make(chan []byte), writing: make(chan struct{}, 1), closed: make(chan struct{})}
 	c.readBy.init()
@@ -117,7 +115,7 @@ func (c *netConn) Write(p []byte) (n int, err error) {
 	}
 	for {
 		piece := c.piece(p[n:])
-		if err := c.socket.send(&c.writeBy, c.kind, piece, whole); err != nil {
+		if err := c.socket.send(&c.writeBy, c.kind, piece, waitForRoom); err != nil {
 			return n, err
 		}
 		if n += len(piece); n == len(p) {

@@ -12,27 +12,25 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// An OriginAuthenticator decides whether a request may become a socket. A browser lets any page open a WebSocket to
-// any host and sends the user's cookies along; that the server looks at the Origin header is the only protection
-// against cross-site WebSocket hijacking (RFC 6455 section 10.2).
+// An OriginAuthenticator decides whether a request may become a socket. Browsers let any page open a WebSocket to any
+// host and send the user's cookies along; checking the Origin header is the only protection against cross-site
+// WebSocket hijacking (RFC 6455 section 10.2).
 //
-// OriginAllowed is called on the goroutine of the handshake, concurrently for different requests. A panic in it is a
-// refusal with status 500. *cors.Cors of github.com/rs/cors is an OriginAuthenticator as it stands.
+// OriginAllowed is called concurrently for different requests. A panic in it is answered with 500. *cors.Cors of
+// github.com/rs/cors is an OriginAuthenticator.
 type OriginAuthenticator interface {
 	OriginAllowed(r *http.Request) bool
 }
 
-// An OriginFunc is a function as an OriginAuthenticator.
+// An OriginFunc is a function used as an OriginAuthenticator.
 type OriginFunc func(r *http.Request) bool
 
 // OriginAllowed calls f.
 func (f OriginFunc) OriginAllowed(r *http.Request) bool { return f(r) }
 
-// SameOrigin allows pages that came from the host that the request is for: the host and port of Origin equal those of
-// the Host header, and over TLS the scheme is https. A request without Origin passes, since it does not come from a
-// browser. This is what a Handler without Origins uses.
-//
-// Behind a proxy the Host header must be the one the browser sent; where the proxy changes it, use AllowOrigins.
+// SameOrigin admits pages from the host that the request is for: host and port of Origin equal those of the Host
+// header, and over TLS the scheme is https. A request without Origin does not come from a browser, and is admitted.
+// This is the default. Behind a proxy that changes the Host header, use [AllowOrigins].
 func SameOrigin() OriginAuthenticator { return sameOrigin{} }
 
 type sameOrigin struct{}
@@ -55,16 +53,16 @@ func (sameOrigin) OriginAllowed(r *http.Request) bool {
 	return o.host == host && o.port == port
 }
 
-// AnyOrigin allows every request. A server that knows its users by cookies is open to cross-site WebSocket hijacking
-// with it.
+// AnyOrigin admits every request. A server that knows its users by cookies is then open to cross-site WebSocket
+// hijacking.
 func AnyOrigin() OriginAuthenticator { return anyOrigin{} }
 
 type anyOrigin struct{}
 
 func (anyOrigin) OriginAllowed(*http.Request) bool { return true }
 
-// RequireOrigin allows what a allows and refuses a request without Origin too, so that only browsers come in, and
-// programs that pretend to be one.
+// RequireOrigin admits what a admits, but no request without Origin. That keeps out clients that are not browsers and
+// do not pretend to be one.
 func RequireOrigin(a OriginAuthenticator) OriginAuthenticator {
 	if a == nil {
 		panic("foyer: RequireOrigin of nil")
@@ -74,15 +72,15 @@ func RequireOrigin(a OriginAuthenticator) OriginAuthenticator {
 	})
 }
 
-// AllowOrigins allows the origins that match one of patterns:
+// AllowOrigins admits the origins that match one of patterns:
 //
 //	https://app.example.com     exactly this origin
 //	https://*.example.com       any host below example.com, at any depth, but not example.com itself
 //	http://localhost:*          this host at any port
 //
-// Scheme, host and port are compared one by one. Case does not matter, names may be given in Unicode or Punycode, and
-// a default port equals none. A request without Origin passes; one with several, with "null" or with something that is
-// no origin does not. AllowOrigins panics when a pattern cannot mean an origin; for any origin there is AnyOrigin.
+// Scheme, host and port are compared separately and without regard to case. Names may be in Unicode or Punycode. A
+// default port equals none. A request without Origin is admitted; one with several, with "null", or with a malformed
+// one is not. AllowOrigins panics on a malformed pattern.
 func AllowOrigins(patterns ...string) OriginAuthenticator {
 	list := make(originList, len(patterns))
 	for i, p := range patterns {

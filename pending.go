@@ -36,7 +36,7 @@ type pool struct {
 	took      time.Time      // the last time that the program took a socket, or asked for one
 	review    *time.Timer    // runs while handshakes wait
 	neglect   *time.Timer    // runs from the first socket on that waits, until the program asks for one
-	neglected func()         // is told when it has not
+	neglected func()         // is called when it has not
 	closed    bool
 	pruned    time.Time
 }
@@ -226,7 +226,7 @@ func (p *pool) fill(s *Socket) bool {
 	return true
 }
 
-// neglectTime is for how long the first socket may wait before the program is told that nobody takes it.
+// neglectTime is for how long the first socket may wait before a warning is logged that nobody takes it.
 const neglectTime = 5 * time.Second
 
 // watchForNeglect begins to wait for the program's first call. The caller has the lock.

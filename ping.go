@@ -23,13 +23,12 @@ type ping struct {
 // lastPing numbers the pings that came without a payload of their own.
 var lastPing atomic.Uint64
 
-// Ping sends a ping and waits for its pong (RFC 6455 sections 5.5.2 and 5.5.3). It returns the time in between. payload
-// has at most 125 bytes and comes back with the pong; an empty one is replaced by a number, so that pongs can be told
-// apart.
+// Ping sends a ping and waits for its pong (RFC 6455 sections 5.5.2 and 5.5.3). It returns the time between them.
+// payload may have 125 bytes; an empty one is replaced by a number.
 //
-// The pong is noticed when the socket is read: by a goroutine in Read, by its Events or by CloseRead. Where it is not
-// noticed within PongTimeout, Ping returns ErrPingTimeout, and the socket stays as it is. A function of the socket's own
-// Events must not call Ping, because no pong is noticed until the function has returned: use Events.Pong there.
+// Pongs are noticed only while the socket is read: by Read, Events or CloseRead. After PongTimeout, Ping returns
+// ErrPingTimeout and the socket stays open. Do not call Ping from a function of the socket's own Events, where it would
+// wait for itself; use Events.Pong.
 func (s *Socket) Ping(ctx context.Context, payload []byte) (time.Duration, error) {
 	if len(payload) > 125 {
 		return 0, errors.New("foyer: a ping carries at most 125 bytes (RFC 6455 section 5.5)")

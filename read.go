@@ -10,11 +10,11 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// Read waits for the next message and returns it. The slice is the caller's. Text is valid UTF-8.
+// Read waits for the next message. The slice is the caller's. Text is valid UTF-8.
 //
-// When ctx ends while no message has begun, Read returns its error and the socket stays as it is; when it ends in the
-// middle of a message, the connection is broken. Any other error is final: a *CloseError, or ErrReading if another
-// goroutine reads already.
+// If ctx ends before a message has begun, Read returns ctx's error and the socket stays open; if it ends in the middle
+// of a message, the connection is broken. Other errors are final: a *CloseError, or ErrReading while another goroutine
+// reads.
 func (s *Socket) Read(ctx context.Context) (MessageType, []byte, error) {
 	if err := s.lockRead(ctx); err != nil {
 		return 0, nil, err
@@ -39,9 +39,9 @@ func (s *Socket) Read(ctx context.Context) (MessageType, []byte, error) {
 	return t, p, nil
 }
 
-// Reader waits for the next message and returns a reader of it, which tells io.EOF at its end and returns the bytes as
-// they come in. It is valid until the next call of Read or Reader, which drops what was not read of it; it fails then. ctx counts for
-// the reader as well: when it ends before the message does, the connection is broken. Errors are those of Read.
+// Reader waits for the next message and returns a reader of it, which returns bytes as they arrive and io.EOF at the
+// end. The next call of Read or Reader drops the unread rest and invalidates the reader. If ctx ends before the message
+// does, the connection is broken. Errors are those of Read.
 func (s *Socket) Reader(ctx context.Context) (MessageType, io.Reader, error) {
 	if err := s.lockRead(ctx); err != nil {
 		return 0, nil, err

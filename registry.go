@@ -16,7 +16,7 @@ type registry struct {
 	entering map[*wire.Conn]struct{} // connections whose request is being read
 	handling int                     // handshakes under way, and connections whose request is being read
 	reserved int                     // handshakes that hold a place
-	untold   int                     // sockets that handle events and have not called Closed yet, and ForEach functions that run
+	handlers int                     // sockets that handle events and have not called Closed yet, and ForEach functions that run
 	sockets  map[*Socket]struct{}
 	guests   map[*guestConn]struct{} // connections that are owned elsewhere; open as well
 	closed   bool
@@ -203,23 +203,23 @@ func (g *registry) remove(s *Socket) {
 	g.wakeIfIdle()
 }
 
-// listens notes that a socket will call Closed, or that a ForEach function begins.
-func (g *registry) listens() {
+// handlerBegins notes that a socket will call Closed, or that a ForEach function begins.
+func (g *registry) handlerBegins() {
 	g.mu.Lock()
-	g.untold++
+	g.handlers++
 	g.mu.Unlock()
 }
 
-// told notes that it has, or has returned.
-func (g *registry) told() {
+// handlerDone notes that it has, or has returned.
+func (g *registry) handlerDone() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.untold--
+	g.handlers--
 	g.wakeIfIdle()
 }
 
 func (g *registry) wakeIfIdle() {
-	if g.idle != nil && g.reserved+g.open()+g.handling+g.untold == 0 {
+	if g.idle != nil && g.reserved+g.open()+g.handling+g.handlers == 0 {
 		close(g.idle)
 		g.idle = nil
 	}
@@ -278,9 +278,9 @@ func (g *registry) all() []*Socket {
 	return slices.AppendSeq(make([]*Socket, 0, len(g.sockets)), maps.Keys(g.sockets))
 }
 
-// Sockets returns an iterator over the sockets that are open and that the program has taken, in no order. It is a
-// snapshot of the moment when the iteration begins: sockets may end in the meantime, and new ones are not seen. No lock is
-// held, so that the loop may do what it likes.
+// Sockets returns an iterator over the open sockets that the program has taken, in no particular order. It is a
+// snapshot taken when the iteration begins: sockets may end during the loop, and new ones are not seen. No lock is
+// held.
 func (h *Handler) Sockets() iter.Seq[*Socket] {
 	return func(yield func(*Socket) bool) {
 		for _, s := range h.registry.all() {

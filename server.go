@@ -14,17 +14,15 @@ import (
 	"github.com/foyerws/foyer/internal/netpoll"
 )
 
-// A Server feeds the connections of a listener to a Handler, without net/http in between. It is for programs that serve
-// nothing but WebSockets on a port.
-//
-// A Server listens on one address at a time. All methods are safe for concurrent use; a Server must not be copied.
+// A Server performs handshakes on the connections of a listener, without net/http. It is for programs that serve only
+// WebSockets on a port. A Server listens on one address at a time. All methods are safe for concurrent use. A Server
+// must not be copied.
 type Server struct {
 	// Handler performs the handshakes and holds the sockets. It must not be nil.
 	Handler *Handler
 
-	// TLSConfig, if not nil, makes the Server speak wss. It needs a certificate. Where it names no protocols,
-	// "http/1.1" is put in, the only one that a Server speaks; for HTTP/2 there is net/http. It is read when the Server
-	// starts to listen; later changes have no effect.
+	// TLSConfig, if not nil, makes the Server speak wss. It needs a certificate. If NextProtos is empty, it becomes
+	// "http/1.1". Later changes have no effect while the Server listens.
 	TLSConfig *tls.Config
 
 	mu       sync.Mutex // guards:
@@ -40,8 +38,8 @@ var (
 	errIsListening = errors.New("foyer: already listening")
 )
 
-// Listen listens on addr and serves in the background. network is "tcp", "tcp4", "tcp6" or "unix"; port 0 chooses a free
-// one, see Port.
+// Listen listens on addr and serves in the background. network is "tcp", "tcp4", "tcp6" or "unix". Port 0 chooses a
+// free port; see Port.
 func (s *Server) Listen(network, addr string) error {
 	l, err := listen(network, addr)
 	if err != nil {
@@ -50,8 +48,8 @@ func (s *Server) Listen(network, addr string) error {
 	return s.serveInBackground(l)
 }
 
-// ListenFile is Listen on a listening socket that was opened elsewhere: by systemd, or by the process that this one
-// replaces (see File). It works on a copy of f, which stays the caller's.
+// ListenFile is like Listen, on a listening socket opened elsewhere: by systemd, or by the process that this one
+// replaces (see File). It uses a copy of f.
 func (s *Server) ListenFile(f *os.File) error {
 	l, err := net.FileListener(f)
 	if err != nil {
@@ -68,8 +66,8 @@ func (s *Server) serveInBackground(l net.Listener) error {
 	return err
 }
 
-// ListenAndServe listens on a TCP address and serves until the Server is closed. It always returns an error, which is
-// ErrClosed then.
+// ListenAndServe listens on a TCP address and serves until the Server is closed. It always returns an error: ErrClosed
+// after Close, Drain or Shutdown.
 func (s *Server) ListenAndServe(addr string) error {
 	l, err := listen("tcp", addr)
 	if err != nil {
@@ -84,8 +82,8 @@ func listen(network, addr string) (net.Listener, error) {
 	return config.Listen(context.Background(), network, addr)
 }
 
-// Serve serves the connections of l, any listener, until the Server is closed, and closes l. It always returns an error,
-// which is ErrClosed then, or an *AcceptError.
+// Serve serves the connections of l until the Server is closed, and closes l. It always returns an error: ErrClosed or
+// an *AcceptError.
 func (s *Server) Serve(l net.Listener) error { return s.serve(l, netpoll.Plain) }
 
 func (s *Server) serve(l net.Listener, acceptor func(net.Listener) netpoll.Acceptor) error {
@@ -195,7 +193,7 @@ func (s *Server) tlsConfig() *tls.Config {
 	return config
 }
 
-// Addr returns the address that the Server listens on, nil when it does not.
+// Addr returns the address that the Server listens on, or nil.
 func (s *Server) Addr() net.Addr {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -205,7 +203,7 @@ func (s *Server) Addr() net.Addr {
 	return s.listener.Addr()
 }
 
-// Port returns the TCP port that the Server listens on, 0 when it does not listen on one.
+// Port returns the TCP port that the Server listens on, or 0.
 func (s *Server) Port() int {
 	if addr, ok := s.Addr().(*net.TCPAddr); ok {
 		return addr.Port
@@ -213,8 +211,8 @@ func (s *Server) Port() int {
 	return 0
 }
 
-// URL returns the URL that clients connect to, nil when the Server does not listen. The host of a Server that listens on
-// all addresses is localhost; a Unix socket has the scheme ws+unix or wss+unix and its path.
+// URL returns the URL for clients, or nil without a listener. A Server that listens on all addresses has the host
+// localhost. A Unix socket has the scheme ws+unix or wss+unix and its path.
 func (s *Server) URL() *url.URL {
 	scheme := "ws"
 	if s.Secure() {
@@ -242,9 +240,9 @@ func (s *Server) IsListening() bool { return s.Addr() != nil }
 // Secure reports whether the Server speaks wss.
 func (s *Server) Secure() bool { return s.TLSConfig != nil }
 
-// File returns a copy of the listening socket's file, for a process that takes over (see ListenFile); the caller closes
-// it. It returns ErrNotListening without a listener, and errors.ErrUnsupported when that has no file. From then on closing
-// the Server leaves the path of a Unix socket in place.
+// File returns a copy of the listening socket's file, for a process that takes over (see ListenFile). The caller closes
+// it. It returns ErrNotListening without a listener, and errors.ErrUnsupported if the listener has no file. Closing the
+// Server then leaves the path of a Unix socket in place.
 func (s *Server) File() (*os.File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -257,8 +255,8 @@ func (s *Server) File() (*os.File, error) {
 	return listenerFile(s.listener)
 }
 
-// Pause stops accepting connections until Resume. Clients that connect meanwhile wait in the system's queue; sockets that
-// are open or pending stay.
+// Pause stops accepting connections until Resume. New clients wait in the system's queue; open and pending sockets
+// stay.
 func (s *Server) Pause() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -277,8 +275,8 @@ func (s *Server) Resume() {
 	}
 }
 
-// Shutdown closes the listener and then the Handler, as Handler.Shutdown does. It returns ErrNotListening, after shutting
-// down the Handler, if there was no listener.
+// Shutdown closes the listener and calls Handler.Shutdown. Without a listener it still does, and returns
+// ErrNotListening.
 func (s *Server) Shutdown(ctx context.Context) error {
 	err := s.stopForGood()
 	if s.Handler == nil {
@@ -287,8 +285,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return errors.Join(s.Handler.Shutdown(ctx), err)
 }
 
-// Drain closes the listener and then the Handler, as Handler.Drain does. Connections that were accepted before are served, if
-// their handshake is over in that time. Where another process listens on the same socket (see File), no client finds the door shut.
+// Drain closes the listener and calls Handler.Drain. Connections that were accepted before are still served. If another
+// process listens on the same socket (see File), no client is turned away.
 func (s *Server) Drain(ctx context.Context, spread time.Duration) error {
 	err := s.stopForGood()
 	if s.Handler == nil {
@@ -297,7 +295,7 @@ func (s *Server) Drain(ctx context.Context, spread time.Duration) error {
 	return errors.Join(s.Handler.Drain(ctx, spread), err)
 }
 
-// Close closes the listener and then the Handler, as Handler.Close does.
+// Close closes the listener and calls Handler.Close.
 func (s *Server) Close() error {
 	err := s.stopForGood()
 	if s.Handler == nil {

@@ -6,27 +6,25 @@ import (
 	"time"
 )
 
-// Shutdown closes the Handler in an orderly way: new handshakes get 503, those under way are broken off, Accept returns
-// ErrClosed, and every socket, accepted or pending, gets a close frame with CloseGoingAway. It waits until all have
-// answered it, each ForEach function has returned, and Closed was called for sockets that handle events, and returns nil
-// then. When ctx ends before, the rest is cut off, and the error says how many sockets that were and wraps that of ctx. A
-// client that does not answer takes CloseTimeout: ctx should last longer than that. A ForEach function that calls Shutdown
-// waits for itself.
+// Shutdown closes the Handler. New handshakes get 503, handshakes under way are broken off, Accept returns ErrClosed,
+// and every socket gets a close frame with CloseGoingAway. Shutdown waits until all clients have answered, each ForEach
+// function has returned and each Events.Closed was called; then it returns nil. If ctx ends first, the rest is cut off,
+// and the error says how many sockets that were and wraps ctx's. A client that does not answer takes CloseTimeout, so
+// ctx should last longer than that. Do not call Shutdown from a ForEach function: it would wait for itself.
 //
-// http.Server.Shutdown forgets sockets over HTTP/1.1, and waits for those over HTTP/2: call this first.
+// http.Server.Shutdown ignores sockets over HTTP/1.1 and waits for those over HTTP/2, so call this first.
 func (h *Handler) Shutdown(ctx context.Context) error {
 	h.init()
 	return h.shutdown(ctx, CloseGoingAway)
 }
 
-// Drain is Shutdown for a process that another one replaces, without a rush: the sockets of the moment get a close frame
-// with CloseServiceRestart one after the other, in no order, evenly over the time of spread, so that their clients do not
-// all come back at once. Handshakes go on meanwhile, as a load balancer takes a while to learn. Then the rest is shut
-// down, with the same code. When ctx ends before, what is left is cut off, and the error is that of Shutdown; ctx should last longer than spread and
-// CloseTimeout together.
+// Drain is a gentle Shutdown for a process that is being replaced. The open sockets get a close frame with
+// CloseServiceRestart one after the other, in random order, evenly over spread, so that their clients do not all
+// reconnect at once. New handshakes still succeed in that time, because a load balancer needs a while to notice. Then
+// everything else is shut down with the same code. If ctx ends first, the rest is cut off, with Shutdown's error; ctx
+// should last longer than spread and CloseTimeout together.
 //
-// A client over HTTP/2 comes back on the connection that it has, unless it was told to leave that: call
-// http.Server.Shutdown at the same time, which does so, and waits for the sockets.
+// A client over HTTP/2 reconnects on the same connection unless http.Server.Shutdown is called at the same time.
 func (h *Handler) Drain(ctx context.Context, spread time.Duration) error {
 	h.init()
 	begin, closed := time.Now(), h.registry.whenClosed()
@@ -81,7 +79,7 @@ func (h *Handler) shutdown(ctx context.Context, code CloseCode) error {
 	return fmt.Errorf("foyer: shutdown was not finished, and %d sockets were cut off: %w", len(rest)+len(guests), ctx.Err())
 }
 
-// Close is Shutdown with a second's patience. It always returns nil.
+// Close is Shutdown with a timeout of one second. It always returns nil.
 func (h *Handler) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), lingerTime)
 	defer cancel()

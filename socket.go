@@ -13,7 +13,7 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// A MessageType says what a message holds. The numbers are the opcodes of RFC 6455 section 11.8.
+// A MessageType is the type of a message. The values are opcodes (RFC 6455 section 11.8).
 type MessageType int
 
 // The types of messages.
@@ -33,8 +33,8 @@ func (t MessageType) String() string {
 	return "invalid message type"
 }
 
-// A State is where a Socket is in its life. A Socket exists only once its opening handshake has succeeded, so there is
-// no state before Open.
+// A State is the state of a Socket. There is no state before StateOpen, because a Socket exists only after its
+// handshake.
 type State int32
 
 // The states of a Socket, in order; none is returned to.
@@ -57,14 +57,13 @@ func (s State) String() string {
 	return "invalid state"
 }
 
-// A Socket is one WebSocket connection, on either side. It comes from a [Handler] or from [Dial].
+// A Socket is one WebSocket connection, of a server or a client. It comes from a [Handler] or from [Dial].
 //
 // All methods may be called from any goroutine at any time. Messages of concurrent writers do not mix. Only one
-// goroutine at a time can read; a second gets ErrReading. Pings from the peer are answered, and its close frame is
-// noticed, while the program reads: a program that only writes should call [Socket.CloseRead].
+// goroutine at a time can read; a second gets ErrReading. Pings are answered and the peer's close frame is noticed only
+// while the program reads. A program that only writes should call [Socket.CloseRead].
 //
-// A Socket must be closed when the program is done with it, with Close or Abort; sockets of [Handler.ForEach] are closed
-// when the function returns.
+// Close or Abort every socket; [Handler.ForEach] does it for you.
 type Socket struct {
 	wire        *wire.Conn
 	config      *config
@@ -116,12 +115,11 @@ func newSocket(c *wire.Conn, cfg *config, r record, subprotocol string, server b
 	return s
 }
 
-// State returns the present state.
+// State returns the current state.
 func (s *Socket) State() State { return State(s.state.Load()) }
 
-// Done returns a channel that is closed when the socket has ended. The functions of its Events may still be under way
-// then. Where [Handler.Upgrade] has returned the socket over HTTP/2 or HTTP/3, the handler of the request may return then;
-// that is later when the connection takes nothing more.
+// Done returns a channel that is closed when the socket has ended. Functions of its Events may still be running. Over
+// HTTP/2 and HTTP/3, a handler that called [Handler.Upgrade] may return then.
 func (s *Socket) Done() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -134,7 +132,7 @@ func (s *Socket) Done() <-chan struct{} {
 	return s.done
 }
 
-// Err returns nil while the socket lives, and then a *CloseError that tells how it ended.
+// Err returns nil while the socket lives, and then a *CloseError that says how it ended.
 func (s *Socket) Err() error {
 	if e := s.end(); e != nil {
 		return e
@@ -152,8 +150,8 @@ func (s *Socket) end() *CloseError {
 	return s.fate
 }
 
-// CloseCode returns the code that the socket ended with: the peer's, if it sent a close frame, or ours, if we ended the
-// connection over something the peer did, or CloseAbnormalClosure. It is 0 while the socket lives.
+// CloseCode returns the code that the socket ended with, or 0 while it lives: the peer's if it sent a close frame, ours
+// if the peer broke a rule, or CloseAbnormalClosure.
 func (s *Socket) CloseCode() CloseCode {
 	if e := s.end(); e != nil {
 		return e.Code
@@ -161,7 +159,7 @@ func (s *Socket) CloseCode() CloseCode {
 	return 0
 }
 
-// CloseReason returns the reason that came with CloseCode. It comes from the peer and should be shown with care.
+// CloseReason returns the reason that came with CloseCode. It comes from the peer: do not trust it.
 func (s *Socket) CloseReason() string {
 	if e := s.end(); e != nil {
 		return e.Reason
@@ -169,12 +167,11 @@ func (s *Socket) CloseReason() string {
 	return ""
 }
 
-// Request returns a copy of the request of the opening handshake: method, URL, header, TLS state, remote address, path
-// values and context values, without body; its context never ends. On a client it is the request that was sent. What
-// is kept of it is packed, and each call makes a new copy: who needs it often should keep that.
+// Request returns a copy of the handshake's request, without its body: method, URL, header, TLS state, remote address,
+// path values and context values. Its context never ends. Each call makes a new copy.
 //
-// Path values are there through PathValue, also those that chi matched; chi.URLParam finds none, because chi recycles
-// what it would look in. Of what an Authorize function changes in the request, URL and header are kept.
+// Path values set by the router, chi included, are returned by PathValue; chi.URLParam does not work, because chi
+// reuses its parameters. Changes that Authorize made to the URL and the header are kept.
 func (s *Socket) Request() *http.Request {
 	r := s.request.unpack()
 	if s.request.base == nil {
@@ -195,25 +192,24 @@ func (s *Socket) RequestURL() *url.URL {
 	return r.URL
 }
 
-// Origin returns the Origin header of the handshake, which browsers set to the origin of the page.
+// Origin returns the Origin header of the handshake.
 func (s *Socket) Origin() string { return s.request.unpack().Header.Get("Origin") }
 
-// Subprotocol returns the subprotocol that was agreed on, "" if none was.
+// Subprotocol returns the negotiated subprotocol, or "".
 func (s *Socket) Subprotocol() string { return s.subprotocol }
 
-// Version returns the version of the WebSocket protocol, which is 13.
+// Version returns 13, the version of the WebSocket protocol.
 func (s *Socket) Version() int { return 13 }
 
-// LocalAddr returns the address of this end of the connection.
+// LocalAddr returns the local address of the connection.
 func (s *Socket) LocalAddr() net.Addr { return s.wire.LocalAddr() }
 
-// RemoteAddr returns the address of the other end of the connection, which may be that of a proxy.
+// RemoteAddr returns the remote address of the connection, which may be a proxy's.
 func (s *Socket) RemoteAddr() net.Addr { return s.wire.RemoteAddr() }
 
-// UnderlyingConn returns the connection that carries the socket, to look at it or to tune it. Reading, writing or closing it
-// breaks the socket, and so do deadlines; use Abort to end it. On Linux, where a socket waits for its descriptor itself,
-// the connection of a TCP or Unix socket is made anew at the first call and shares the system's socket: closing it ends
-// nothing.
+// UnderlyingConn returns the connection that carries the socket, to inspect or tune it. Reading, writing, closing it or
+// setting deadlines breaks the socket. On Linux the connection of a TCP or Unix socket is a copy made at the first
+// call; closing it does not end the socket.
 func (s *Socket) UnderlyingConn() net.Conn { return s.wire.NetConn() }
 
 // traffic returns what went through the socket so far.

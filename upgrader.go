@@ -10,8 +10,8 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// IsHandshake reports whether r asks for a WebSocket: by an upgrade (RFC 6455 section 4.1), or by an extended CONNECT over
-// HTTP/2 or HTTP/3 (RFC 8441 section 5). Whether it asks in the right way is for a [Handler] to say.
+// IsHandshake reports whether r asks for a WebSocket: with an upgrade (RFC 6455 section 4.1), or with an extended
+// CONNECT (RFC 8441 section 5). It does not check that the request is valid.
 func IsHandshake(r *http.Request) bool {
 	if isConnect(r) {
 		return strings.EqualFold(connectProtocol(r), "websocket")

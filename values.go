@@ -6,12 +6,12 @@ import (
 	"sync"
 )
 
-// SetValue stores a value for the socket that r may become: [Socket.Value] returns it. Middleware and Authorize
-// functions say in this way who the client is. key must be comparable and should have a type of the program's own, as those
-// of context.WithValue. The last value of a key counts; nil removes it.
+// SetValue stores a value that [Socket.Value] will return for the socket that r becomes. Middleware and Authorize use
+// it to say who the client is. key must be comparable and should have a type of its own, as for context.WithValue. A
+// nil value removes the key.
 //
-// Unlike context.WithValue it changes r in place, so no new request has to be passed on. It must not be called by two
-// goroutines at once for one request, or once the handler of the request has returned.
+// SetValue changes r itself; there is no new request to pass on. Do not call it concurrently for one request, or after
+// the request's handler has returned.
 func SetValue(r *http.Request, key, value any) {
 	v, ok := r.Context().Value(valuesKey{}).(*values)
 	if !ok {
@@ -21,8 +21,7 @@ func SetValue(r *http.Request, key, value any) {
 	v.set(key, value)
 }
 
-// Value returns what was stored for key, nil if nothing was. It may be called at any time, also when the socket has
-// ended.
+// Value returns the value stored for key, or nil, even after the socket has ended.
 func (s *Socket) Value(key any) any {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -32,7 +31,7 @@ func (s *Socket) Value(key any) any {
 	return s.extra.values.get(key)
 }
 
-// SetValue stores a value for key. nil removes it.
+// SetValue stores a value for key. A nil value removes the key.
 func (s *Socket) SetValue(key, value any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -8,39 +8,35 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// Write sends p as one message. It returns when the kernel has the message or the socket's write buffer does, and waits
-// while that has no room (MaxWriteBuffer). A message of 16 KiB or more is not buffered: Write waits until the kernel has
-// it. p is the caller's again when Write returns. Text should be valid UTF-8; a peer ends the connection over text that
-// is not.
+// Write sends p as one message. It returns when the kernel or the write buffer (MaxWriteBuffer) has the message, and
+// waits while the buffer is full. Messages of 16 KiB and more are not buffered; Write waits until the kernel has them.
+// p is the caller's again when Write returns. Text should be valid UTF-8: peers close the connection otherwise.
 //
-// A program that writes to many clients in a loop should use TryWrite or [Broadcast], so that none can make it wait. Over
-// TLS a hostile client can do so for as long as PongTimeout, whatever ctx says.
-//
-// When ctx ends while Write waits for room, nothing was sent and the socket stays as it is; when it ends in the middle of
-// a message of 16 KiB or more, the connection is broken.
+// If ctx ends while Write waits for room, nothing was sent and the socket stays open; if it ends in the middle of a
+// message of 16 KiB or more, the connection is broken. Over TLS a hostile client can make Write wait as long as
+// PongTimeout, whatever ctx says. To write to many clients use TryWrite or [Broadcast], which wait for none.
 func (s *Socket) Write(ctx context.Context, t MessageType, p []byte) error {
-	return s.send(ctx, t, p, untilWritten)
+	return s.send(ctx, t, p, waitWritten)
 }
 
-// SendText sends m as a text message, as Write does.
+// SendText sends m as a text message, like Write.
 func (s *Socket) SendText(ctx context.Context, m string) error {
-	return s.send(ctx, Text, []byte(m), untilWritten)
+	return s.send(ctx, Text, []byte(m), waitWritten)
 }
 
-// SendBinary sends p as a binary message, as Write does.
+// SendBinary sends p as a binary message, like Write.
 func (s *Socket) SendBinary(ctx context.Context, p []byte) error {
-	return s.send(ctx, Binary, p, untilWritten)
+	return s.send(ctx, Binary, p, waitWritten)
 }
 
-// TryWrite sends p as one message without ever waiting. Where Write would wait, TryWrite sends nothing and returns an
-// error: ErrWriteBufferFull if too many of the MaxWriteBuffer bytes are waiting for the peer, ErrWriterOpen if the message
-// of a Writer is unfinished. A message that would not fit into an empty buffer is ErrMessageTooBig. p is the caller's
-// again when TryWrite returns.
+// TryWrite sends p as one message and never waits. Where Write would wait, TryWrite sends nothing and returns
+// ErrWriteBufferFull if the peer reads too slowly, or ErrWriterOpen if a Writer's message is unfinished. A message
+// larger than MaxWriteBuffer is ErrMessageTooBig. p is the caller's again when TryWrite returns.
 func (s *Socket) TryWrite(t MessageType, p []byte) error {
-	return s.send(background, t, p, post)
+	return s.send(background, t, p, noWait)
 }
 
-// Flush waits until the kernel has everything that was written before the call.
+// Flush waits until the kernel has everything written before the call.
 func (s *Socket) Flush(ctx context.Context) error {
 	if err := s.wire.Flush(ctx); err != nil {
 		return s.writeError(err)
@@ -48,33 +44,33 @@ func (s *Socket) Flush(ctx context.Context) error {
 	return nil
 }
 
-// BytesToWrite returns how many bytes, frame headers included, wait for the kernel to take them.
+// BytesToWrite returns how many bytes of output, frame headers included, are buffered.
 func (s *Socket) BytesToWrite() int { return s.wire.BytesToWrite() }
 
-// A patience says what to wait for with a message.
-type patience int
+// A waitMode says what to wait for with a message.
+type waitMode int
 
 const (
-	post         patience = iota // nothing
-	whole                        // room for all of it
-	untilWritten                 // room, and with a long one until the kernel has it, so that no copy need be made
+	noWait      waitMode = iota // nothing
+	waitForRoom                 // room for all of it
+	waitWritten                 // room, and with a long one until the kernel has it, so that no copy need be made
 )
 
 // send sends p as one message.
-func (s *Socket) send(ctx context.Context, t MessageType, p []byte, how patience) error {
+func (s *Socket) send(ctx context.Context, t MessageType, p []byte, how waitMode) error {
 	if t != Text && t != Binary {
 		return errBadMessageType
 	}
 	ctx = s.plainContext(ctx)
-	long := how == untilWritten && len(p) >= wire.LendSize
+	long := how == waitWritten && len(p) >= wire.LendSize
 	f := wire.Frame{
 		First:   frame.Final | byte(t),
 		Payload: p,
 		Lent:    long && s.server && !s.splits(len(p)), // a client's is copied, because it is masked
 		Leave:   wire.Inline,
-		Room:    s.room(how != post),
+		Room:    s.room(how != noWait),
 	}
-	if how == post {
+	if how == noWait {
 		f.Leave = wire.Now
 	}
 	var mark uint64
@@ -129,7 +125,7 @@ func (s *Socket) claim(ctx context.Context, why wire.Claim, n int, room wire.Roo
 	return err
 }
 
-// await waits until what has kept a message of n bytes from being taken in may be over, or returns what its sender is told. Whoever
+// await waits until what has kept a message of n bytes from being taken in may be over, or returns the error for its sender. A caller that
 // can wait may send a message that is longer than the write buffer.
 func (s *Socket) await(ctx context.Context, err error, n int, room wire.Room) error {
 	switch err {
@@ -180,7 +176,7 @@ func (s *Socket) sendPrepared(ctx context.Context, f *wire.Frame) (mark uint64, 
 		z.End()
 		f.First, f.Payload = f.First|frame.RSV1, z.Out
 	}
-	piece := wire.Frame{First: f.First &^ frame.Final, Claimed: true, Leave: wire.Later}
+	piece := wire.Frame{First: f.First &^ frame.Final, Claimed: true, Leave: wire.WithNext}
 	for rest := f.Payload; ; piece.First = 0 {
 		piece.Payload = rest
 		if s.splits(len(rest)) {
@@ -200,10 +196,9 @@ func (s *Socket) sendPrepared(ctx context.Context, f *wire.Frame) (mark uint64, 
 	}
 }
 
-// Writer returns a writer for one message. What is written to it may leave at any time, in frames of the writer's
-// choosing; Close ends the message and must be called. Other messages wait until then; control frames pass in between. On a
-// socket that compresses, an open Writer keeps about 1 MiB.
-// ctx counts for the writer as well: when it ends before the message does, the connection is broken.
+// Writer returns a writer for one message. Its bytes may leave at any time, in frames of any size. Close ends the
+// message and must be called. Other messages wait until then; control frames do not. If ctx ends first, the connection
+// is broken. With compression an open Writer takes about 1 MiB.
 func (s *Socket) Writer(ctx context.Context, t MessageType) (io.WriteCloser, error) {
 	if t != Text && t != Binary {
 		return nil, errBadMessageType

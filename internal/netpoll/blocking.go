@@ -27,7 +27,7 @@ func NewBlocking(conn net.Conn) *Blocking {
 	return b
 }
 
-// Own calls arrived on a goroutine: only a read can tell whether something has come.
+// Own calls arrived on a goroutine, because only a read can find out whether there is input.
 func (b *Blocking) Own(_ Owner, arrived func(onLoop bool)) error {
 	if arrived != nil {
 		go arrived(false)
@@ -104,13 +104,13 @@ func (b *Blocking) Close() error { return CutOff(b.Conn) }
 // Attend returns false.
 func (b *Blocking) Attend() bool { return false }
 
-// Idle returns true: only a read can tell.
+// Idle returns true: only a read could find out.
 func (b *Blocking) Idle() bool { return true }
 
-// Soon returns false.
-func (b *Blocking) Soon() bool { return false }
+// FlushLater returns false.
+func (b *Blocking) FlushLater() bool { return false }
 
-// Crowded returns true: nobody is told anything on a loop.
+// Crowded returns true: no owner is notified on a loop.
 func (b *Blocking) Crowded() bool { return true }
 
 // Look looks at what carries the connection. Where that is under TLS it does not see an end that TLS has in what was not read.
@@ -127,7 +127,7 @@ func (b *Blocking) Look() Sight {
 // Hides reports whether the end of the input may stand in bytes that have to be read to know, as with TLS.
 func (b *Blocking) Hides() bool { return b.below != nil }
 
-// HungUp returns false: only Look can tell.
+// HungUp returns false: only Look can find out.
 func (b *Blocking) HungUp() bool { return false }
 
 // AcknowledgedWithin asks the kernel about the connection under TLS.

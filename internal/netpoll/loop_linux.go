@@ -13,16 +13,16 @@ import (
 	"github.com/foyerws/foyer/internal/baton"
 )
 
-// A loop waits for many descriptors with one epoll set and tells their Sockets what has happened, one after the other on
+// A loop waits for many descriptors with one epoll set and notifies their Sockets of events, one after the other on
 // one goroutine. There are as many loops as Go runs goroutines at once.
 //
 // The set itself is a descriptor in Go's own poller: a loop with nothing to do waits as any other goroutine does, and
 // takes no thread.
 //
-// An owner that is told of input runs the program's callbacks, which may be slow. A monitor looks at all loops about
+// An owner that is notified of input runs the program's callbacks, which may be slow. A monitor looks at all loops about
 // once a millisecond while they are busy. A loop that has hardly moved since is taken over: a new goroutine serves the
-// descriptors that were still to come, while the old one finishes with the one it is at, and ends. That socket is told
-// of input on goroutines of its own for a while, so that a program whose callbacks take their time does not depend on
+// descriptors that were still to come, while the old one finishes with the one it is at, and ends. That socket is notified
+// on goroutines of its own for a while, so that a program whose callbacks take their time does not depend on
 // the monitor.
 type loop struct {
 	epoll int
@@ -30,12 +30,12 @@ type loop struct {
 	raw   syscall.RawConn
 
 	mu      sync.Mutex // guards:
-	slots   []seat
+	slots   []entry
 	free    []int32
 	count   int
 	running bool
 	ending  bool    // it will be seen soon whether the runner is still needed
-	soon    []Owner // whose Flush is to be called
+	toFlush []Owner // whose Flush is to be called
 
 	flushing baton.Baton // held by who does that
 
@@ -47,7 +47,7 @@ type loop struct {
 // come late.
 type slot struct{ index, round int32 }
 
-type seat struct {
+type entry struct {
 	socket *Socket
 	round  int32
 }
@@ -132,10 +132,10 @@ func (l *loop) add(s *Socket) error {
 		l.free = l.free[:n-1]
 	} else {
 		s.slot.index = int32(len(l.slots))
-		l.slots = append(l.slots, seat{})
+		l.slots = append(l.slots, entry{})
 	}
-	seat := &l.slots[s.slot.index]
-	seat.socket, s.slot.round = s, seat.round
+	e := &l.slots[s.slot.index]
+	e.socket, s.slot.round = s, e.round
 	s.loop = l
 	if err := l.control(unix.EPOLL_CTL_ADD, s, inputEdges); err != nil {
 		l.vacate(s)
@@ -178,9 +178,9 @@ func (l *loop) remove(s *Socket, shared bool) {
 const endDelay = 100 * time.Millisecond
 
 func (l *loop) vacate(s *Socket) {
-	seat := &l.slots[s.slot.index]
-	seat.socket = nil
-	seat.round++
+	e := &l.slots[s.slot.index]
+	e.socket = nil
+	e.round++
 	l.free = append(l.free, s.slot.index)
 }
 
@@ -212,7 +212,7 @@ func (l *loop) serve(r *runner) {
 			if i == 0 {
 				monitor.look()
 			}
-			l.tell(r.sockets[i], r.events[i].Events)
+			l.dispatch(r.sockets[i], r.events[i].Events)
 		}
 		end := r.begin + 2*uint64(r.n)
 		if !r.position.CompareAndSwap(at, end) {
@@ -227,8 +227,8 @@ func (l *loop) serve(r *runner) {
 	}
 }
 
-// tell tells s what has happened.
-func (l *loop) tell(s *Socket, events uint32) {
+// dispatch passes events on to s.
+func (l *loop) dispatch(s *Socket, events uint32) {
 	if s == nil || !s.happened(events) {
 		return
 	}
@@ -240,7 +240,7 @@ func (l *loop) tell(s *Socket, events uint32) {
 	s.readable(true)
 }
 
-// happened is told by the loop what has happened. It reports whether the owner is to be told of input.
+// happened takes note of events. It reports whether the owner must be notified of input.
 func (s *Socket) happened(events uint32) bool {
 	hangsUp := false
 	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
@@ -263,17 +263,17 @@ func (s *Socket) happened(events uint32) bool {
 	return s.flags.has(attended | arriving)
 }
 
-// readable tells the owner of input.
+// readable notifies the owner of input.
 func (s *Socket) readable(onLoop bool) {
 	if s.flags.take(arriving) {
-		s.tellArrived(onLoop)
+		s.callArrived(onLoop)
 	} else if s.flags.has(attended) {
 		s.owner.Readable(onLoop)
 	}
 }
 
-// tellArrived tells of the first input, or that there will be none. The caller has taken the flag.
-func (s *Socket) tellArrived(onLoop bool) {
+// callArrived calls arrived. The caller has taken the flag.
+func (s *Socket) callArrived(onLoop bool) {
 	r := s.more()
 	arrived := r.arrived
 	r.arrived = nil
@@ -295,8 +295,8 @@ func (l *loop) wait(r *runner) bool {
 		}
 	}
 	for i, e := range r.events[:r.n] {
-		if seat := l.slots[e.Fd]; seat.round == e.Pad {
-			r.sockets[i] = seat.socket
+		if entry := l.slots[e.Fd]; entry.round == e.Pad {
+			r.sockets[i] = entry.socket
 		}
 	}
 	return true
@@ -320,10 +320,10 @@ func (l *loop) takeOver(r *runner, at uint64) {
 	}
 }
 
-// flushSoon has o.Flush called.
-func (l *loop) flushSoon(o Owner) {
+// flushLater has o.Flush called.
+func (l *loop) flushLater(o Owner) {
 	l.mu.Lock()
-	l.soon = append(l.soon, o)
+	l.toFlush = append(l.toFlush, o)
 	l.mu.Unlock()
 	if l.flushing.Leave() {
 		go l.flush()
@@ -338,7 +338,7 @@ func (l *loop) flush() {
 	var owners []Owner
 	for again := true; again; again = !l.flushing.Return() {
 		l.mu.Lock()
-		owners, l.soon = l.soon, owners[:0]
+		owners, l.toFlush = l.toFlush, owners[:0]
 		l.mu.Unlock()
 		for _, o := range owners {
 			o.Flush()

@@ -14,8 +14,8 @@ import (
 // A Transport moves the bytes of one connection. One goroutine reads and one writes at a time; everything else may be called at any
 // time.
 type Transport interface {
-	// Own makes owner the one that is told of events, before anything else is called. With arrived, that is called once: when there
-	// is something to read, or the deadline has passed, or reads were interrupted. On a loop it must not wait.
+	// Own sets the owner, which is notified of events. It is called first. arrived, if not nil, is called once: when there is something
+	// to read, when the deadline has passed, or when reads were interrupted. On a loop it must not wait.
 	Own(owner Owner, arrived func(onLoop bool)) error
 
 	// Waits reports whether Read and Write wait.
@@ -32,7 +32,7 @@ type Transport interface {
 	// Write writes the pieces one behind the other, or as much of them as it can; that is something, unless there is an error. Where
 	// Write does not wait, ErrNothing says that the network takes no more than n bytes for now.
 	Write(pieces [][]byte) (n int, err error)
-	// AwaitRoom has the owner told when the network takes bytes again, or the connection is broken.
+	// AwaitRoom calls the owner's Writable when the network takes bytes again, or the connection is broken.
 	AwaitRoom() error
 	// Roomy reports whether the network seems to have room for a few KiB. The caller is the one that writes.
 	Roomy() bool
@@ -42,14 +42,14 @@ type Transport interface {
 	// Close closes the connection at once. Calls that wait return.
 	Close() error
 
-	// Attend has the owner told of input from now on, instead of a goroutine that waits for it, and reports false where that cannot
-	// be.
+	// Attend notifies the owner of input from now on, so that no goroutine needs to wait for it. It reports false if that is not
+	// possible.
 	Attend() bool
-	// Idle reports whether nothing has come that was not read, where the owner is told of input.
+	// Idle reports whether there is no unread input. It is only known where the owner is notified of input.
 	Idle() bool
-	// Soon has the owner's Flush called a little later, together with those of others, or reports false.
-	Soon() bool
-	// Crowded reports whether the owner is told of input on goroutines of its own for now, because it was slow on the loop.
+	// FlushLater has the owner's Flush called a little later, together with those of others, or reports false.
+	FlushLater() bool
+	// Crowded reports whether the owner is notified on goroutines of its own for now, because it was slow on the loop.
 	Crowded() bool
 
 	// Look returns what can be seen of the peer without reading.
@@ -65,18 +65,18 @@ type Transport interface {
 	RemoteAddr() net.Addr
 }
 
-// An Owner is told what happens to a Transport. On a Blocking one nothing does.
+// An Owner is notified of what happens to a Transport. A Blocking one never calls it.
 type Owner interface {
-	// Readable is told where the owner is attended to that there may be something to read, also while a call before is under way.
-	// On a loop, what takes long in it has the loop taken over.
+	// Readable is called after Attend when there may be something to read, also while an earlier call is still running. If it is
+	// slow on a loop, the loop is taken over.
 	Readable(onLoop bool)
-	// Writable is told after AwaitRoom. It does not wait.
+	// Writable is called after AwaitRoom. It does not wait.
 	Writable()
-	// HungUp is told, at least once, that the peer has closed its side. It does not wait.
+	// HungUp is called, at least once, when the peer has closed its side. It does not wait.
 	HungUp()
-	// TakenOver is told when a call of Readable was so slow that the loop goes on without it.
+	// TakenOver is called when a call of Readable was so slow that the loop has gone on without it.
 	TakenOver()
-	// Flush is told after Soon. It does not wait.
+	// Flush is called after FlushLater. It does not wait.
 	Flush()
 }
 

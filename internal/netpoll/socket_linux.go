@@ -23,7 +23,7 @@ type Socket struct {
 	fd     int32
 	users  atomic.Int32 // system calls under way; below zero when it is to be closed
 	flags  flags
-	slow   atomic.Int32                  // how many more times the owner is not to be told on the loop
+	slow   atomic.Int32                  // how many more times the owner is not notified on the loop
 	local  unique.Handle[netip.AddrPort] // many have the same
 	remote netip.AddrPort
 	reader sync.WaitGroup // lets the goroutine wait that reads
@@ -36,12 +36,12 @@ type flags struct{ bits atomic.Uint32 }
 const (
 	ready       = 1 << iota // there may be something to read
 	hungUp                  // the peer has closed or reset: a read will never find nothing
-	attended                // the owner is told of input, nobody waits for it
+	attended                // the owner is notified of input; nobody waits for it
 	closed                  // by us
 	overdue                 // the deadline of reads has passed
 	interrupted             // reads are not to wait
 	waiting                 // a goroutine waits for input
-	arriving                // somebody is to be told of the first input
+	arriving                // arrived has not been called
 	urgent                  // urgent data has come: a short read need not have read all there is
 )
 
@@ -58,7 +58,7 @@ type rare struct {
 	local, remote net.Addr          // of a socket that is not TCP
 	shared        net.Conn          // what NetConn has made
 	deadline      *time.Timer       // of reads
-	arrived       func(onLoop bool) // is told of the first input
+	arrived       func(onLoop bool) // see Own
 }
 
 // more returns what few Sockets have.
@@ -102,7 +102,7 @@ func Poll(t Transport, owner Owner) Transport {
 	return s
 }
 
-// Own makes owner the one that is told of events.
+// Own sets the owner.
 func (s *Socket) Own(owner Owner, arrived func(onLoop bool)) error {
 	s.owner = owner
 	if arrived != nil {
@@ -178,7 +178,7 @@ func (s *Socket) Close() error {
 	return nil
 }
 
-// mayRead reports whether a read may find something. A loop tells when there is more.
+// mayRead reports whether a read may find something. A loop says when there is more.
 func (s *Socket) mayRead() bool { return s.flags.has(ready | hungUp) }
 
 // Read reads what is there.
@@ -201,7 +201,7 @@ func (s *Socket) Read(p []byte) (n int, err error) {
 	switch {
 	case err == unix.EAGAIN:
 		if gone {
-			s.flags.clear(hungUp) // it has not; or it has since, and the loop has not told yet
+			s.flags.clear(hungUp) // it has not; or it has since, and the loop has not said so yet
 		}
 		return 0, ErrNothing
 	case err != nil:
@@ -246,7 +246,7 @@ func (s *Socket) Write(pieces [][]byte) (n int, err error) {
 	return n, nil
 }
 
-// AwaitRoom has the loop tell the owner, if need be at once.
+// AwaitRoom makes the loop call Writable, perhaps at once.
 func (s *Socket) AwaitRoom() error {
 	if !s.use() {
 		return net.ErrClosed
@@ -310,7 +310,7 @@ func (s *Socket) Resume() { s.flags.clear(interrupted) }
 func (s *Socket) stir() {
 	s.wake()
 	if s.flags.take(arriving) {
-		go s.tellArrived(false)
+		go s.callArrived(false)
 	}
 }
 
@@ -352,7 +352,7 @@ func (s *Socket) SetDeadline(t time.Time) error {
 	return nil
 }
 
-// Attend has the owner told of input. Nobody reads at the time.
+// Attend notifies the owner of input. Nobody may be reading.
 func (s *Socket) Attend() bool {
 	s.flags.set(attended)
 	return true
@@ -361,13 +361,13 @@ func (s *Socket) Attend() bool {
 // Idle reports whether nothing has come that was not read.
 func (s *Socket) Idle() bool { return !s.mayRead() }
 
-// Soon has the loop's flusher call the owner's Flush.
-func (s *Socket) Soon() bool {
-	s.loop.flushSoon(s.owner)
+// FlushLater has the loop's flusher call the owner's Flush.
+func (s *Socket) FlushLater() bool {
+	s.loop.flushLater(s.owner)
 	return true
 }
 
-// Crowded reports whether the owner is told on goroutines of its own. A loop that is taken over says so before it tells the owner.
+// Crowded reports whether the owner is notified on goroutines of its own. A loop that is taken over sets that first.
 func (s *Socket) Crowded() bool { return s.slow.Load() > 0 }
 
 // HungUp reports whether the peer is known to have closed its side.
@@ -382,7 +382,7 @@ func (s *Socket) AcknowledgedWithin(d time.Duration) (yes, known bool) {
 	return acknowledgedFD(int(s.fd), d)
 }
 
-// Look looks at the connection. As long as the loop has not told that the peer is gone there is no need to ask the system.
+// Look looks at the connection. The system is only asked after the loop has seen the peer leave.
 func (s *Socket) Look() Sight {
 	switch {
 	case !s.flags.has(hungUp | closed | ready):

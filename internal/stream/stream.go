@@ -295,7 +295,7 @@ func (s *Stream) SetDeadline(t time.Time) error {
 	return errors.Join(s.SetReadDeadline(t), s.SetWriteDeadline(t))
 }
 
-// SetReadDeadline makes reads fail at t, and work again when it is set anew.
+// SetReadDeadline makes reads fail at t, and work again after it is set to a later time.
 func (s *Stream) SetReadDeadline(t time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

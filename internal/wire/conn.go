@@ -24,15 +24,15 @@ import (
 // straight from the network to where it is wanted.
 const directSize = 4 << 10
 
-// An Owner is what a Conn has to tell.
+// An Owner is notified of what happens to a Conn.
 type Owner interface {
 	// Control gets each ping and pong, on the goroutine that reads. The payload is valid until it returns.
 	Control(opcode byte, payload []byte)
-	// Wrote is told, where TellWritten asked for it, that the kernel has taken bytes. It must not call the Conn.
+	// Wrote is called when the kernel has taken bytes, if ReportWritten was called. It must not call the Conn.
 	Wrote()
-	// Failed is told, once, that the output has failed.
+	// Failed is called once when the output has failed.
 	Failed(err error)
-	// HungUp is told, at least once where a loop sees it, that the peer has closed its side. It must not wait.
+	// HungUp is called, at least once on a loop, when the peer has closed its side. It must not wait.
 	HungUp()
 	// Ready is called when there may be something to read on a Conn that is attended to, also while a call before is
 	// under way. On a loop, what takes long in it has the loop taken over.
@@ -63,7 +63,7 @@ type Conn struct {
 // The flags of a Conn.
 const (
 	isFramed   = 1 << iota // the owner is there
-	isAttended             // and told of input
+	isAttended             // and notified of input
 	isWaiting              // a goroutine waits for input
 )
 
@@ -158,8 +158,8 @@ func (c *Conn) LocalAddr() net.Addr { return c.transport.LocalAddr() }
 // RemoteAddr returns the address of the other end.
 func (c *Conn) RemoteAddr() net.Addr { return c.transport.RemoteAddr() }
 
-// Attend has the owner told of input from now on instead of a goroutine that waits for it. It reports false where that
-// cannot be. Nobody reads at the time.
+// Attend notifies the owner of input from now on, so that no goroutine needs to wait for it. It reports false if that is not
+// possible. Nobody may be reading.
 func (c *Conn) Attend() bool {
 	if !c.transport.Attend() {
 		return false
@@ -168,7 +168,7 @@ func (c *Conn) Attend() bool {
 	return true
 }
 
-// Attended reports whether the owner is told of input.
+// Attended reports whether the owner is notified of input.
 func (c *Conn) Attended() bool { return c.flags.Load()&isAttended != 0 }
 
 // Idle reports whether nothing has come on a Conn that is attended to.

@@ -242,7 +242,7 @@ func TestWritesLeaveInOrder(t *testing.T) {
 	}
 	c.Frame(&server, callbacks{})
 	c.Open()
-	first := &Frame{First: frame.Binary, Payload: []byte("held"), Leave: Later}
+	first := &Frame{First: frame.Binary, Payload: []byte("held"), Leave: WithNext}
 	long := &Frame{First: 0, Payload: bytes.Repeat([]byte("x"), 3*bufferSize)}
 	lent := &Frame{First: frame.Final, Payload: bytes.Repeat([]byte("y"), LendSize), Lent: true}
 	want := []byte("kept until Open, ")

@@ -264,7 +264,7 @@ func TestSendSoon(t *testing.T) {
 	}
 	for range messages {
 		for _, c := range ours {
-			c.Send(&Frame{First: 1, Payload: []byte("0123456789"), Leave: Soon})
+			c.Send(&Frame{First: 1, Payload: []byte("0123456789"), Leave: Batched})
 		}
 	}
 	for i, conn := range theirs {
@@ -337,7 +337,7 @@ func TestGatherDoesNotStrandWhatIsQueued(t *testing.T) {
 			ours, theirs := pair(t, "tcp", "127.0.0.1:0")
 			c := framed(ours, nil, server, nil)
 			defer c.Close()
-			c.Send(&Frame{First: 1, Payload: []byte("queued before, "), Leave: Later})
+			c.Send(&Frame{First: 1, Payload: []byte("queued before, "), Leave: WithNext})
 			gather(c)
 			c.Send(&Frame{First: 1, Payload: []byte("written behind")})
 			theirs.SetReadDeadline(time.Now().Add(5 * time.Second))
@@ -351,7 +351,7 @@ func TestGatherDoesNotStrandWhatIsQueued(t *testing.T) {
 		ours, theirs := pair(t, "tcp", "127.0.0.1:0")
 		c := framed(ours, nil, server, nil)
 		defer c.Close()
-		c.Send(&Frame{First: 1, Payload: []byte("queued"), Leave: Later})
+		c.Send(&Frame{First: 1, Payload: []byte("queued"), Leave: WithNext})
 		c.Gather()
 		theirs.SetReadDeadline(time.Now().Add(5 * time.Second))
 		if _, err := io.ReadFull(theirs, make([]byte, 6)); err != nil {

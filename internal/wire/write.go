@@ -30,8 +30,8 @@ type output struct {
 	closed    bool          // a close frame was taken in, behind which nothing may follow
 	gathering gathering     // why bytes are held back
 	scheduled bool          // a goroutine will end the gathering
-	soon      bool          // a loop will carry what waits
-	tells     bool          // the owner is told of what was written
+	batched   bool          // a loop will carry what waits
+	reports   bool          // the owner is notified of what was written
 	progress  chan struct{} // closed when written grows or the claim ends; nil when nobody waits
 	err       error
 }
@@ -86,10 +86,10 @@ func (c *Conn) Write(p []byte) error {
 type Leave uint8
 
 const (
-	Now    Leave = iota // if the network takes it at once, and otherwise as soon as it does; nobody waits
-	Inline              // the same, for a caller that may wait, see inlineSize
-	Soon                // a loop writes it a little later, together with that of other sockets; without a loop as Now
-	Later               // with the next frame
+	Now      Leave = iota // if the network takes it at once, and otherwise as soon as it does; nobody waits
+	Inline                // the same, for a caller that may wait, see inlineSize
+	Batched               // a loop writes it a little later, together with that of other sockets; without a loop as Now
+	WithNext              // with the next frame
 )
 
 // A Frame is one to be sent.
@@ -149,7 +149,7 @@ func (c *Conn) Send(f *Frame) (mark uint64, err error) {
 
 // leaveAndUnlock gives up the lock and lets leave what was taken in.
 func (c *Conn) leaveAndUnlock(how Leave) {
-	if how != Later {
+	if how != WithNext {
 		c.letGo()
 	}
 	switch how {
@@ -157,9 +157,9 @@ func (c *Conn) leaveAndUnlock(how Leave) {
 		c.carryAndUnlock()
 	case Inline:
 		c.carryInlineAndUnlock()
-	case Soon:
-		c.carrySoonAndUnlock()
-	case Later:
+	case Batched:
+		c.carryBatchedAndUnlock()
+	case WithNext:
 		c.mu.Unlock()
 	}
 }
@@ -237,23 +237,23 @@ func (c *Conn) carryInlineAndUnlock() {
 // inlineSize is how many bytes are written in this way.
 const inlineSize = 2 << 10
 
-// carrySoonAndUnlock has a loop carry what waits, and what is taken in until then.
-func (c *Conn) carrySoonAndUnlock() {
+// carryBatchedAndUnlock has a loop carry what waits, and what is taken in until then.
+func (c *Conn) carryBatchedAndUnlock() {
 	switch {
-	case c.soon:
+	case c.batched:
 		c.mu.Unlock()
-	case c.transport.Soon():
-		c.soon = true
+	case c.transport.FlushLater():
+		c.batched = true
 		c.mu.Unlock()
 	default:
 		c.carryAndUnlock()
 	}
 }
 
-// flushNow is what was to be done soon.
+// flushNow carries what carryBatchedAndUnlock has left.
 func (c *Conn) flushNow() {
 	c.mu.Lock()
-	c.soon = false
+	c.batched = false
 	c.carryAndUnlock()
 }
 
@@ -333,7 +333,7 @@ const (
 // reads.
 func (c *Conn) Gather() { c.gather(untilRead) }
 
-// GatherTurn is Gather for an owner that is told of input: Scatter ends it, or the monitor of the loop.
+// GatherTurn is Gather for an owner that is notified of input. Scatter ends it, or the loop's monitor.
 func (c *Conn) GatherTurn() { c.gather(untilTurn) }
 
 func (c *Conn) gather(why gathering) {
@@ -461,7 +461,7 @@ func (c *Conn) wrote(n int, full bool) [][]byte {
 	}
 	if n > 0 {
 		c.progressed()
-		if c.tells {
+		if c.reports {
 			c.owner.Wrote()
 		}
 	}
@@ -519,7 +519,7 @@ func (c *Conn) Failed() error {
 	return c.err
 }
 
-// progressed tells those who wait that something has changed. The caller has the lock.
+// progressed wakes the goroutines that wait for a change. The caller holds c.mu.
 func (o *output) progressed() {
 	if o.progress != nil {
 		close(o.progress)
@@ -537,11 +537,11 @@ func (c *Conn) BytesToWrite() int {
 	return int(c.queued - c.written)
 }
 
-// TellWritten has the owner told when bytes were written. It returns how many were.
-func (c *Conn) TellWritten() uint64 {
+// ReportWritten calls the owner's Wrote from now on. It returns how many bytes were written before.
+func (c *Conn) ReportWritten() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.tells = true
+	c.reports = true
 	return c.written
 }
 

@@ -17,7 +17,7 @@ all:
 
 bench:
 	go test -run '^$$' -bench . -benchmem ./...
-	go run ./bench run -readme README.md -svg docs/bench.svg
+	go run ./bench run -readme README.md -report docs/bench.md -svg docs/bench.svg
 
 fuzz:
 	bash .ci/fuzz $(FUZZTIME)

@@ -34,6 +34,7 @@ type visit struct {
 }
 
 var visits = []visit{
+	{document: "README.md", marks: "var h foyer.Handler", path: "/ws", talk: crowd.Echo("")},
 	{document: "README.md", marks: "signal.NotifyContext", path: "/ws", talk: crowd.Echo("")},
 	{document: "README.md", marks: "middleware.BearerToken", path: "/rooms/attic", talk: crowd.Echo("hello, alice, in room attic"),
 		options: func(string) *foyer.DialOptions {
@@ -44,6 +45,12 @@ var visits = []visit{
 		return crowd.Hear(ctx, s, "hello, and that was all")
 	}},
 	{document: "README.md", marks: "foyer.Events{", path: "/ws", talk: crowd.Echo("")},
+	{document: "docs/migrate.md", marks: "websocket.Accept(", path: "/ws", talk: crowd.Echo("")},
+	{document: "docs/migrate.md", marks: "h.Upgrade(", path: "/ws", talk: crowd.Echo("")},
+	{document: "docs/migrate.md", marks: "gws.NewUpgrader", path: "/ws", talk: crowd.Echo("")},
+	{document: "docs/migrate.md", marks: "foyer.Events{", path: "/ws", talk: crowd.Echo("")},
+	{document: "docs/migrate.md", marks: "melody.New", path: "/ws", talk: crowd.Echo("")},
+	{document: "docs/migrate.md", marks: "foyer.Broadcast(", path: "/ws", talk: crowd.Echo("")},
 	{document: "docs/migrate.md", marks: "gorillaconn.Upgrade", path: "/ws", talk: crowd.Echo("")},
 	{document: "docs/deploy.md", marks: "ClientIPFromXFF", path: "/ws", talk: crowd.Echo("you are 127.0.0.1")},
 	{document: "docs/deploy.md", marks: "foyer.EnableHTTP2", path: "/ws", secure: true, talk: crowd.Echo("")},

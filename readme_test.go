@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode"
 )
 
 // A program is a Go program that a document shows.
@@ -66,19 +67,27 @@ func TestProgramsInTheDocuments(t *testing.T) {
 	}
 }
 
-// TestLinksInTheDocuments looks for the files that the README links to.
+// TestLinksInTheDocuments looks for the files and headings that the documents link to.
 func TestLinksInTheDocuments(t *testing.T) {
-	for _, document := range []string{"README.md"} {
+	documents, _ := filepath.Glob("*.md")
+	for _, dir := range []string{"docs", "examples", "examples/*"} {
+		more, _ := filepath.Glob(filepath.Join(dir, "*.md"))
+		documents = append(documents, more...)
+	}
+	for _, document := range documents {
 		text, err := os.ReadFile(document)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, link := range strings.Split(string(text), "](")[1:] {
 			target, _, _ := strings.Cut(link, ")")
-			if strings.HasPrefix(target, "https://") {
+			if strings.HasPrefix(target, "https://") || strings.HasPrefix(target, "http://") {
 				continue
 			}
 			file, anchor, _ := strings.Cut(target, "#")
+			if file = filepath.Join(filepath.Dir(document), file); strings.HasPrefix(target, "#") {
+				file = document
+			}
 			if _, err := os.Stat(file); err != nil {
 				t.Errorf("%s links to %s: %v", document, target, err)
 			}
@@ -93,11 +102,24 @@ func TestLinksInTheDocuments(t *testing.T) {
 func hasHeading(document, anchor string) bool {
 	for line := range strings.Lines(document) {
 		title := strings.ToLower(strings.TrimSpace(strings.TrimLeft(line, "#")))
-		if strings.HasPrefix(line, "#") && strings.ReplaceAll(strings.ReplaceAll(title, "/", ""), " ", "-") == anchor {
+		if strings.HasPrefix(line, "#") && anchorOf(title) == anchor {
 			return true
 		}
 	}
 	return false
+}
+
+// anchorOf returns the anchor that GitHub gives a heading.
+func anchorOf(title string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == ' ':
+			return '-'
+		case r == '-' || r == '_' || unicode.IsLetter(r) || unicode.IsDigit(r):
+			return unicode.ToLower(r)
+		}
+		return -1
+	}, title)
 }
 
 // TestExportedNamesAreDocumented looks at every exported name of the packages that programs import.

@@ -24,9 +24,11 @@ func (b *bench) chart() string {
 	var body strings.Builder
 	y := 10
 	for _, head := range panels {
-		for _, c := range columns {
-			if c.head == head && b.results[c.workload] != nil {
-				y = b.panel(&body, c, y)
+		for _, g := range groups {
+			for _, c := range g.columns {
+				if c.head == head && b.results[c.workload] != nil {
+					y = b.panel(&body, c, y)
+				}
 			}
 		}
 	}

@@ -47,8 +47,9 @@ func runCommand(args []string) error {
 	only := flags.String("servers", "", "the servers to measure, separated by commas (default: all)")
 	which := flags.String("workloads", "", "the workloads, separated by commas (default: all)")
 	conns := flags.Int("idle", 20000, "connections of the workload idle")
-	readme := flags.String("readme", "", "a document to put the table into")
-	section := flags.String("section", "bench", "the comments of the document between which it is put: NAME and /NAME")
+	from := flags.String("from", "", "do not measure, but read what an earlier run has printed")
+	readme := flags.String("readme", "", "a document to put the most important columns into, between the comments bench and /bench")
+	report := flags.String("report", "", "a document to put all tables into, between the same comments")
 	svg := flags.String("svg", "", "a file to draw the chart into")
 	profile := flags.String("profile", "", "write a CPU profile of each Go server into this folder")
 	flags.Parse(args)
@@ -64,28 +65,37 @@ func runCommand(args []string) error {
 			b.workloads = append(b.workloads, w)
 		}
 	}
-	if err := b.run(); err != nil {
+	if *from == "" {
+		if err := b.run(); err != nil {
+			return err
+		}
+	} else if err := b.read(*from); err != nil {
 		return err
 	}
-	fmt.Print(b.table())
+	fmt.Print(b.report())
 	if *svg != "" {
 		if err := os.WriteFile(*svg, []byte(b.chart()), 0o644); err != nil {
 			return err
 		}
 	}
-	if *readme == "" {
-		return nil
+	if *readme != "" {
+		if err := insert(*readme, b.table(summary)+"\n"+b.conditions()+"\n"); err != nil {
+			return err
+		}
 	}
-	return insert(*readme, *section, b.table())
+	if *report != "" {
+		return insert(*report, b.report())
+	}
+	return nil
 }
 
-// insert puts table into a section of a document.
-func insert(path, section, table string) error {
+// insert puts table between the comments of a document.
+func insert(path, table string) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	begin, end := "<!-- "+section+" -->\n", "<!-- /"+section+" -->"
+	const begin, end = "<!-- bench -->\n", "<!-- /bench -->"
 	before, rest, ok := strings.Cut(string(text), begin)
 	_, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {

@@ -34,6 +34,37 @@ type bench struct {
 	workloads []workload
 
 	results map[string]map[string][]result // by workload and server
+	date    time.Time
+}
+
+// read reads the results of an earlier run from what that has printed.
+func (b *bench) read(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	b.date = info.ModTime()
+	b.results = make(map[string]map[string][]result)
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		var workload, server string
+		var round int
+		var r result
+		if n, _ := fmt.Sscanf(lines.Text(), "%s %s round %d: {Rate:%g CPU:%g P99:%g Bytes:%g After:%g Refused:%g Threads:%d}",
+			&workload, &server, &round, &r.Rate, &r.CPU, &r.P99, &r.Bytes, &r.After, &r.Refused, &r.Threads); n != 10 {
+			continue
+		}
+		if b.results[workload] == nil {
+			b.results[workload] = make(map[string][]result)
+		}
+		b.results[workload][server] = append(b.results[workload][server], r)
+		b.rounds = max(b.rounds, round)
+	}
+	return nil
 }
 
 // A result is what one measurement gave. What a workload does not measure is 0.
@@ -48,6 +79,7 @@ type result struct {
 }
 
 func (b *bench) run() error {
+	b.date = time.Now()
 	b.results = make(map[string]map[string][]result)
 	for _, w := range b.workloads {
 		b.results[w.name] = make(map[string][]result)

@@ -7,7 +7,6 @@ import (
 	"math"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // A column is something that a workload measures.
@@ -20,24 +19,42 @@ type column struct {
 	count    bool // 0 says something, too; the most of all rounds
 }
 
-var columns = []column{
-	{"pingpong", "ping-pong, rate", func(r result) float64 { return r.Rate }, true, false, false},
-	{"pingpong", "p99", func(r result) float64 { return r.P99 }, true, true, false},
-	{"pipelined", "pipelined, rate", func(r result) float64 { return r.Rate }, true, false, false},
-	{"pipelined", "CPU", func(r result) float64 { return r.CPU }, true, true, false},
-	{"large", "large, rate", func(r result) float64 { return r.Rate }, true, false, false},
-	{"long", "long, CPU", func(r result) float64 { return r.CPU }, true, true, false},
-	{"fragmented", "fragmented, CPU", func(r result) float64 { return r.CPU }, true, true, false},
-	{"crowd", "crowd, CPU", func(r result) float64 { return r.CPU }, true, true, false},
-	{"broadcast", "broadcast, deliveries a CPU second", func(r result) float64 { return inverse(r.CPU) }, true, false, false},
-	{"handshake", "handshake, CPU", func(r result) float64 { return r.CPU }, true, true, false},
-	{"storm", "storm, clients a CPU second", func(r result) float64 { return inverse(r.CPU) }, true, false, false},
-	{"storm", "refused", func(r result) float64 { return r.Refused }, false, true, true},
-	{"tls", "TLS ping-pong, rate", func(r result) float64 { return r.Rate }, true, false, false},
-	{"compressed", "compressed, rate", func(r result) float64 { return r.Rate }, true, false, false},
-	{"idle", "idle, bytes", func(r result) float64 { return r.Bytes }, false, true, false},
-	{"idle", "after one echo", func(r result) float64 { return r.After }, false, true, false},
+// A group is columns that make a table.
+type group struct {
+	title   string
+	columns []column
 }
+
+// The groups of the report, at most five columns each.
+var groups = []group{
+	{"Short messages", []column{
+		{"pingpong", "ping-pong, rate", func(r result) float64 { return r.Rate }, true, false, false},
+		{"pingpong", "p99", func(r result) float64 { return r.P99 }, true, true, false},
+		{"pipelined", "pipelined, rate", func(r result) float64 { return r.Rate }, true, false, false},
+		{"pipelined", "CPU", func(r result) float64 { return r.CPU }, true, true, false},
+		{"tls", "TLS ping-pong, rate", func(r result) float64 { return r.Rate }, true, false, false},
+	}},
+	{"Long, chopped and compressed messages", []column{
+		{"large", "large, rate", func(r result) float64 { return r.Rate }, true, false, false},
+		{"long", "long, CPU", func(r result) float64 { return r.CPU }, true, true, false},
+		{"fragmented", "fragmented, CPU", func(r result) float64 { return r.CPU }, true, true, false},
+		{"compressed", "compressed, rate", func(r result) float64 { return r.Rate }, true, false, false},
+	}},
+	{"Many clients", []column{
+		{"broadcast", "broadcast, deliveries a CPU second", func(r result) float64 { return inverse(r.CPU) }, true, false, false},
+		{"crowd", "crowd, CPU", func(r result) float64 { return r.CPU }, true, true, false},
+		{"idle", "idle, bytes", func(r result) float64 { return r.Bytes }, false, true, false},
+		{"idle", "after one echo", func(r result) float64 { return r.After }, false, true, false},
+	}},
+	{"Clients that come", []column{
+		{"handshake", "handshake, CPU", func(r result) float64 { return r.CPU }, true, true, false},
+		{"storm", "storm, clients a CPU second", func(r result) float64 { return inverse(r.CPU) }, true, false, false},
+		{"storm", "refused", func(r result) float64 { return r.Refused }, false, true, true},
+	}},
+}
+
+// summary is what the README shows.
+var summary = group{"", []column{groups[0].columns[0], groups[0].columns[2], groups[1].columns[0], groups[2].columns[0], groups[2].columns[2]}}
 
 func inverse(x float64) float64 {
 	if x == 0 {
@@ -74,29 +91,48 @@ func (c column) format(v float64) string {
 	return thousands(v)
 }
 
-// table returns what was measured in Markdown.
-func (b *bench) table() string {
+// report returns what was measured in Markdown.
+func (b *bench) report() string {
+	var s strings.Builder
+	for _, g := range groups {
+		if table := b.table(g); table != "" {
+			fmt.Fprintf(&s, "\n## %s\n\n%s", g.title, table)
+		}
+	}
+	fmt.Fprintf(&s, "\n## What was measured\n\n%s\n\n", b.conditions())
+	for _, w := range b.workloads {
+		fmt.Fprintf(&s, "- **%s**: %s\n", w.name, w.about)
+	}
+	return s.String()
+}
+
+// conditions says how the figures came about.
+func (b *bench) conditions() string {
+	return fmt.Sprintf("Ratios to gorilla, medians of %d rounds (of refusals the most), %s; %s; the server on one core, the load on another.",
+		b.rounds, b.date.Format("2006-01-02"), machine())
+}
+
+// table returns a group of columns in Markdown, "" when none of them was measured.
+func (b *bench) table(g group) string {
+	var columns []column
+	for _, c := range g.columns {
+		if b.results[c.workload] != nil {
+			columns = append(columns, c)
+		}
+	}
+	if len(columns) == 0 {
+		return ""
+	}
 	var s strings.Builder
 	s.WriteString("| |")
 	for _, c := range columns {
-		if b.results[c.workload] != nil {
-			s.WriteString(" " + c.head + " |")
-		}
+		s.WriteString(" " + c.head + " |")
 	}
-	s.WriteString("\n| --- |")
-	for _, c := range columns {
-		if b.results[c.workload] != nil {
-			s.WriteString(" ---: |")
-		}
-	}
-	s.WriteString("\n")
+	s.WriteString("\n| --- |" + strings.Repeat(" ---: |", len(columns)) + "\n")
 	for _, srv := range b.servers {
 		var row strings.Builder
 		measured := false
 		for _, c := range columns {
-			if b.results[c.workload] == nil {
-				continue
-			}
 			if v, ok := b.value(c, srv.name); ok {
 				row.WriteString(" " + c.format(v))
 				measured = true
@@ -107,14 +143,6 @@ func (b *bench) table() string {
 			fmt.Fprintf(&s, "| %s |%s\n", srv.title(), row.String())
 		}
 	}
-	fmt.Fprintf(&s, "\nRatios to gorilla, medians of %d rounds, of refusals the most, %s; %s; %s. ", b.rounds, time.Now().Format("2006-01-02"), machine(), "server on one core, load on another")
-	for i, w := range b.workloads {
-		if i > 0 {
-			s.WriteString("; ")
-		}
-		fmt.Fprintf(&s, "%s: %s", w.name, w.about)
-	}
-	s.WriteString(".\n")
 	return s.String()
 }
 

@@ -16,6 +16,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/foyerws/foyer/internal/wstest"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -109,7 +111,7 @@ func echoOnceOverHTTP2(client *http.Client, url string) error {
 	if resp.StatusCode != http.StatusOK {
 		return errors.New(resp.Status)
 	}
-	go out.Write(maskedFrame(0x81, "hello"))
+	go out.Write(wstest.Masked(0x81, "hello"))
 	var b [7]byte
 	if _, err := io.ReadFull(resp.Body, b[:]); err != nil || string(b[:]) != "\x81\x05hello" {
 		return fmt.Errorf("%q, %w", b, err)

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/foyerws/foyer/internal/wstest"
 )
 
 // BenchmarkHandshake connects, upgrades and hangs up.
@@ -44,7 +46,7 @@ func BenchmarkEcho(b *testing.B) {
 				serve(h)
 				conn := dialTCP(b, serveRaw(b, h))
 				_, br := ask(b, conn, handshakeRequest())
-				send := maskedFrame(0x82, strings.Repeat("x", size))
+				send := wstest.Masked(0x82, strings.Repeat("x", size))
 				got := make([]byte, len(send)-4) // without the mask
 				b.ReportAllocs()
 				b.SetBytes(int64(size))
@@ -87,15 +89,15 @@ func TestAllocationsOfAnEcho(t *testing.T) {
 	if raceDetector {
 		t.Skip("the race detector allocates as well")
 	}
-	fragments := slices.Concat(maskedFrame(0x02, strings.Repeat("x", 100)), maskedFrame(0x00, strings.Repeat("y", 100)), maskedFrame(0x80, strings.Repeat("z", 100)))
+	fragments := slices.Concat(wstest.Masked(0x02, strings.Repeat("x", 100)), wstest.Masked(0x00, strings.Repeat("y", 100)), wstest.Masked(0x80, strings.Repeat("z", 100)))
 	for _, test := range []struct {
 		name, extension string
 		sent            []byte
 		most            float64 // with Events and with Read
 	}{
 		{"fragmented", "", fragments, 2},
-		{"100 kB", "", maskedFrame(0x82, strings.Repeat("x", 100_000)), 2},
-		{"compressed", "permessage-deflate; server_no_context_takeover; client_no_context_takeover", maskedFrame(0xc1, deflated(strings.Repeat("hello there ", 30))), 2},
+		{"100 kB", "", wstest.Masked(0x82, strings.Repeat("x", 100_000)), 2},
+		{"compressed", "permessage-deflate; server_no_context_takeover; client_no_context_takeover", wstest.Masked(0xc1, deflated(strings.Repeat("hello there ", 30))), 2},
 	} {
 		for _, events := range []bool{true, false} {
 			h := closeHandler(t, &Handler{Compression: CompressionNoContextTakeover})

@@ -15,6 +15,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/foyerws/foyer/internal/wstest"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -45,8 +47,8 @@ func TestPeerCloses(t *testing.T) {
 			h := closeHandler(t, &Handler{})
 			conn := dialTCP(t, serveRaw(t, h))
 			_, br := ask(t, conn, handshakeRequest())
-			conn.Write(maskedFrame(0x88, tt.payload))
-			conn.Write(maskedFrame(0x81, "nobody reads this"))
+			conn.Write(wstest.Masked(0x88, tt.payload))
+			conn.Write(wstest.Masked(0x81, "nobody reads this"))
 			s := accept(t, h)
 			_, _, err := s.Read(t.Context())
 			var closed *CloseError
@@ -153,7 +155,7 @@ func TestBothSidesCloseAtOnce(t *testing.T) {
 	go func() { closed <- closeAndWait(s, 4001, "") }()
 	var b [4]byte
 	io.ReadFull(br, b[:])
-	conn.Write(maskedFrame(0x88, "\x0f\xa2")) // 4002, as if it had crossed ours
+	conn.Write(wstest.Masked(0x88, "\x0f\xa2")) // 4002, as if it had crossed ours
 	if err := <-closed; err != nil || s.CloseCode() != 4002 {
 		t.Error(err, s.CloseCode())
 	}
@@ -274,7 +276,7 @@ func TestCloseWithoutACode(t *testing.T) {
 	if _, err := io.ReadFull(br, b[:]); err != nil || string(b[:]) != "\x88\x00" {
 		t.Errorf("%x %v", b, err)
 	}
-	conn.Write(maskedFrame(0x88, ""))
+	conn.Write(wstest.Masked(0x88, ""))
 	<-s.Done()
 	if end := s.end(); end.Code != CloseNoStatusReceived || end.Err != nil {
 		t.Error(end)
@@ -328,7 +330,7 @@ func TestCloseFrameSurvivesUnreadInput(t *testing.T) {
 	go s.Read(context.Background())
 	conn.Write([]byte{0x83, 0x80, 0, 0, 0, 0}) // a reserved opcode
 	for range 20 {
-		conn.Write(maskedFrame(0x82, strings.Repeat("x", 10000)))
+		conn.Write(wstest.Masked(0x82, strings.Repeat("x", 10000)))
 	}
 	var b [4]byte
 	if _, err := io.ReadFull(br, b[:]); err != nil || b[0] != 0x88 || binary.BigEndian.Uint16(b[2:]) != 1002 {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/foyerws/foyer/internal/wstest"
 )
 
 // TestCompressionMemory has more sockets ask for context takeover than there is memory for.
@@ -141,7 +143,7 @@ func TestLongCompressedMessagesInEvents(t *testing.T) {
 	conn := dialTCP(t, serveRaw(t, h))
 	ask(t, conn, handshakeRequest("Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"))
 	message := deflated(strings.Repeat("a message that takes its time. ", 10))
-	sent := maskedFrame(0xc1, message)
+	sent := wstest.Masked(0xc1, message)
 	for i := range 5 {
 		for k := range sent {
 			conn.Write(sent[k : k+1])

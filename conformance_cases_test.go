@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/foyerws/foyer/internal/wstest"
 )
 
 // These files hold foyer to RFC 6455 and RFC 7692: each case is bytes that a peer sends, and what it must get back from a
@@ -29,39 +31,11 @@ func (f sent) bytes(masked bool) []byte {
 	if f.raw != "" {
 		return []byte(f.raw)
 	}
-	n := uint64(len(f.payload))
-	if f.claims > 0 {
-		n = f.claims
+	built := wstest.Frame{First: f.first, Payload: f.payload, Length: f.length, Claims: f.claims}
+	if masked != f.unmask {
+		built.Mask = wstest.Key
 	}
-	length := f.length
-	switch {
-	case length != 0:
-	case n < 126:
-		length = 7
-	case n < 1<<16:
-		length = 16
-	default:
-		length = 64
-	}
-	b := []byte{f.first}
-	switch length {
-	case 7:
-		b = append(b, byte(n))
-	case 16:
-		b = binary.BigEndian.AppendUint16(append(b, 126), uint16(n))
-	default:
-		b = binary.BigEndian.AppendUint64(append(b, 127), n)
-	}
-	if masked == f.unmask {
-		return append(b, f.payload...)
-	}
-	b[1] |= 0x80
-	mask := [4]byte{0xa1, 0x05, 0xf3, 0x00}
-	b = append(b, mask[:]...)
-	for i := range len(f.payload) {
-		b = append(b, f.payload[i]^mask[i&3])
-	}
-	return b
+	return built.Bytes()
 }
 
 // A conformanceCase is frames, and what the other side must say to them.

@@ -12,16 +12,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/foyerws/foyer/internal/wstest"
+
 	"github.com/gorilla/websocket"
 )
 
 // TestEndInTheMiddleOfAMessage has a peer vanish there: all must end with it.
 func TestEndInTheMiddleOfAMessage(t *testing.T) {
 	begun := map[string][]byte{
-		"fragment":     maskedFrame(0x01, "first"),
-		"long message": maskedFrame(0x82, strings.Repeat("x", 60000))[:30000],
-		"violation":    append(maskedFrame(0x01, "first"), 0x81, 0x80, 0, 0, 0, 0),
-		"bad UTF-8":    append(maskedFrame(0x01, "first"), maskedFrame(0x80, "\xff")...),
+		"fragment":     wstest.Masked(0x01, "first"),
+		"long message": wstest.Masked(0x82, strings.Repeat("x", 60000))[:30000],
+		"violation":    append(wstest.Masked(0x01, "first"), 0x81, 0x80, 0, 0, 0, 0),
+		"bad UTF-8":    append(wstest.Masked(0x01, "first"), wstest.Masked(0x80, "\xff")...),
 	}
 	for name, dial := range transports(t) {
 		for what, begun := range begun {
@@ -106,7 +108,7 @@ func TestKeepaliveInTheMiddleOfAMessage(t *testing.T) {
 	c, s := connectTCP(t, h)
 	ends := make(chan error, 1)
 	s.Handle(Events{Error: func(_ *Socket, err error) { ends <- err }})
-	c.NetConn().Write(maskedFrame(0x01, "and then nothing"))
+	c.NetConn().Write(wstest.Masked(0x01, "and then nothing"))
 	if err := <-ends; !errors.Is(err, ErrPingTimeout) {
 		t.Error(err)
 	}
@@ -132,9 +134,9 @@ func TestFrameHasTheBoundariesOnTheWire(t *testing.T) {
 			if last {
 				b0 |= 0x80
 			}
-			stream = append(stream, maskedFrame(b0, payload)...)
+			stream = append(stream, wstest.Masked(b0, payload)...)
 			if i%3 == 2 {
-				stream = append(stream, maskedFrame(0x89, "ping")...)
+				stream = append(stream, wstest.Masked(0x89, "ping")...)
 			}
 			want = append(want, fmt.Sprintf("%v frame of %d, %q..., %v", MessageType(1+i%2), len(payload), payload[:min(len(payload), 10)], last))
 		}
@@ -185,7 +187,7 @@ func TestFramesComeBeforeTheirMessageIsComplete(t *testing.T) {
 		send []byte
 		told int
 	}{
-		{maskedFrame(0x01, "one"), 1}, {maskedFrame(0x00, ""), 0} /* an empty one is reported with the next */, {maskedFrame(0x00, "two"), 2}, {maskedFrame(0x80, "three"), 1},
+		{wstest.Masked(0x01, "one"), 1}, {wstest.Masked(0x00, ""), 0} /* an empty one is reported with the next */, {wstest.Masked(0x00, "two"), 2}, {wstest.Masked(0x80, "three"), 1},
 	} {
 		c.NetConn().Write(step.send)
 		for range step.told {

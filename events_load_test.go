@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/foyerws/foyer/internal/wstest"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -45,7 +47,7 @@ func TestEventsUnderFire(t *testing.T) {
 		}
 		wg.Go(func() {
 			for range 50 {
-				c.NetConn().Write(append(maskedFrame(0x81, "hello"), maskedFrame(0x8a, "pong")...))
+				c.NetConn().Write(append(wstest.Masked(0x81, "hello"), wstest.Masked(0x8a, "pong")...))
 			}
 		})
 		wg.Wait()
@@ -158,7 +160,7 @@ func TestWritesAreNotHeldBackByWhatComesAfter(t *testing.T) {
 				conn := dialTCP(t, serveRaw(t, h))
 				_, br := ask(t, conn, handshakeRequest())
 				begin := time.Now()
-				conn.Write(bytes.Repeat(maskedFrame(0x81, "hello"), 3))
+				conn.Write(bytes.Repeat(wstest.Masked(0x81, "hello"), 3))
 				if _, err := io.ReadFull(br, make([]byte, 7)); err != nil {
 					t.Fatal(err)
 				}
@@ -225,7 +227,7 @@ func TestAllocationsOfAMessage(t *testing.T) {
 			conn := dialTCP(t, serveRaw(t, h))
 			_, br := ask(t, conn, handshakeRequest())
 			for _, size := range []int{100, 5000} {
-				send, got := maskedFrame(0x82, strings.Repeat("x", size)), make([]byte, size+map[bool]int{true: 2, false: 4}[size < 126])
+				send, got := wstest.Masked(0x82, strings.Repeat("x", size)), make([]byte, size+map[bool]int{true: 2, false: 4}[size < 126])
 				allocations := testing.AllocsPerRun(500, func() {
 					conn.Write(send)
 					if _, err := io.ReadFull(br, got); err != nil {
@@ -328,11 +330,11 @@ func TestWritesOfSlowCallbacksLeave(t *testing.T) {
 		}}
 		if slowBefore {
 			s.Handle(events)
-			conn.Write(maskedFrame(0x81, "one"))
+			conn.Write(wstest.Masked(0x81, "one"))
 			time.Sleep(100 * time.Millisecond)
-			conn.Write(maskedFrame(0x81, "two"))
+			conn.Write(wstest.Masked(0x81, "two"))
 		} else {
-			conn.Write(maskedFrame(0x81, "before Listen"))
+			conn.Write(wstest.Masked(0x81, "before Listen"))
 			time.Sleep(20 * time.Millisecond)
 			s.Handle(events)
 		}

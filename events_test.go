@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/foyerws/foyer/internal/wstest"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -132,8 +134,8 @@ func TestFramesInPiecesAndTogether(t *testing.T) {
 	var want bytes.Buffer
 	for i := range 30 {
 		text := strings.Repeat(strconv.Itoa(i), 40*i)
-		stream = append(stream, maskedFrame(0x81, text)...)
-		stream = append(stream, maskedFrame(0x89, "ping")...)
+		stream = append(stream, wstest.Masked(0x81, text)...)
+		stream = append(stream, wstest.Masked(0x89, "ping")...)
 		fmt.Fprintln(&want, text)
 	}
 	for _, size := range []int{1, 2, 7, 100, 4096, len(stream)} {
@@ -308,7 +310,7 @@ func TestListenTakesOver(t *testing.T) {
 	t.Run("from a Reader", func(t *testing.T) {
 		h := closeHandler(t, &Handler{})
 		c, s := connectTCP(t, h)
-		c.NetConn().Write(append(maskedFrame(0x01, "begun"), maskedFrame(0x00, "more")...))
+		c.NetConn().Write(append(wstest.Masked(0x01, "begun"), wstest.Masked(0x00, "more")...))
 		if _, r, err := s.Reader(t.Context()); err != nil {
 			t.Fatal(err)
 		} else if _, err := io.ReadFull(r, make([]byte, 2)); err != nil {
@@ -316,7 +318,7 @@ func TestListenTakesOver(t *testing.T) {
 		}
 		messages := make(chan string, 10)
 		s.Handle(Events{Message: func(_ *Socket, _ MessageType, p []byte) { messages <- string(p) }})
-		c.NetConn().Write(append(maskedFrame(0x80, "end"), maskedFrame(0x81, "next")...))
+		c.NetConn().Write(append(wstest.Masked(0x80, "end"), wstest.Masked(0x81, "next")...))
 		if m := <-messages; m != "next" {
 			t.Errorf("%q", m)
 		}
@@ -348,7 +350,7 @@ func TestListenTakesOver(t *testing.T) {
 	t.Run("from what came before", func(t *testing.T) {
 		h := closeHandler(t, &Handler{})
 		conn := dialTCP(t, serveRaw(t, h))
-		conn.Write(append([]byte(handshakeRequest()), maskedFrame(0x81, "early")...))
+		conn.Write(append([]byte(handshakeRequest()), wstest.Masked(0x81, "early")...))
 		s := accept(t, h)
 		messages := make(chan string, 10)
 		s.Handle(Events{Message: func(_ *Socket, _ MessageType, p []byte) { messages <- string(p) }})

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/foyerws/foyer/internal/wstest"
 )
 
 // A verdict is what becomes of a socket that gets certain bytes: the messages that are whole, and the code at the end.
@@ -234,11 +236,11 @@ func checkOutput(t *testing.T, frames []byte) {
 // FuzzSocket gives a socket any bytes, and compares what comes of it with what RFC 6455 says should.
 func FuzzSocket(f *testing.F) {
 	for _, seed := range [][]byte{
-		maskedFrame(0x81, "hello"), maskedFrame(0x82, "\xff"), append(maskedFrame(0x01, "h\xc3"), maskedFrame(0x80, "\xa4")...), maskedFrame(0x81, "\xc3"),
-		append(maskedFrame(0x89, "ping"), maskedFrame(0x88, "\x03\xe8bye")...), maskedFrame(0x88, ""), maskedFrame(0x88, "\x03"), maskedFrame(0x88, "\x03\xed"), maskedFrame(0x88, "\x03\xe8\xff"),
-		maskedFrame(0x83, ""), maskedFrame(0xc1, ""), maskedFrame(0x80, "x"), append(maskedFrame(0x01, "a"), maskedFrame(0x81, "b")...), {0x81, 0x05, 'h'}, {0x81, 0xfe, 0, 5}, {0x82, 0xff, 0xff},
-		maskedFrame(0x82, strings.Repeat("x", fuzzLimit)), maskedFrame(0x82, strings.Repeat("x", fuzzLimit+1)), maskedFrame(0x02, strings.Repeat("x", 200))[:100],
-		slices.Concat(maskedFrame(0x01, ""), maskedFrame(0x8a, "pong"), maskedFrame(0x00, ""), maskedFrame(0x80, "")), {0x09, 0x80}, {0x89, 0xfe, 0, 126},
+		wstest.Masked(0x81, "hello"), wstest.Masked(0x82, "\xff"), append(wstest.Masked(0x01, "h\xc3"), wstest.Masked(0x80, "\xa4")...), wstest.Masked(0x81, "\xc3"),
+		append(wstest.Masked(0x89, "ping"), wstest.Masked(0x88, "\x03\xe8bye")...), wstest.Masked(0x88, ""), wstest.Masked(0x88, "\x03"), wstest.Masked(0x88, "\x03\xed"), wstest.Masked(0x88, "\x03\xe8\xff"),
+		wstest.Masked(0x83, ""), wstest.Masked(0xc1, ""), wstest.Masked(0x80, "x"), append(wstest.Masked(0x01, "a"), wstest.Masked(0x81, "b")...), {0x81, 0x05, 'h'}, {0x81, 0xfe, 0, 5}, {0x82, 0xff, 0xff},
+		wstest.Masked(0x82, strings.Repeat("x", fuzzLimit)), wstest.Masked(0x82, strings.Repeat("x", fuzzLimit+1)), wstest.Masked(0x02, strings.Repeat("x", 200))[:100],
+		slices.Concat(wstest.Masked(0x01, ""), wstest.Masked(0x8a, "pong"), wstest.Masked(0x00, ""), wstest.Masked(0x80, "")), {0x09, 0x80}, {0x89, 0xfe, 0, 126},
 	} {
 		f.Add(seed, false, false)
 		f.Add(seed, true, true)
@@ -295,11 +297,11 @@ func FuzzCompression(f *testing.F) {
 		rest := string(compressed)
 		for range cut % 3 {
 			n := len(rest) * int(cut) / 256
-			input = append(input, maskedFrame(b0, rest[:n])...)
+			input = append(input, wstest.Masked(b0, rest[:n])...)
 			b0, rest = 0, rest[n:]
 		}
-		input = append(input, maskedFrame(b0|0x80, rest)...)
-		input = append(input, maskedFrame(0x88, "\x0f\xa0")...)
+		input = append(input, wstest.Masked(b0|0x80, rest)...)
+		input = append(input, wstest.Masked(0x88, "\x0f\xa0")...)
 		v, _, got := fuzzSocket(t, input, true, cut&0x80 != 0)
 		checkOutput(t, got)
 

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/foyerws/foyer/internal/wstest"
 )
 
 // TestRefusals goes through the table of refusals, by way of net/http and of HandleConnection, and reads the answers
@@ -291,7 +293,7 @@ func TestBytesBehindTheRequest(t *testing.T) {
 		h.HandleUpgrade(r, conn, rw)
 	})
 	long := strings.Repeat("long ", 8000)
-	input := handshakeRequest() + string(maskedFrame(0x81, "first")) + string(maskedFrame(0x81, long)) + string(maskedFrame(0x88, "\x03\xe8"))
+	input := handshakeRequest() + string(wstest.Masked(0x81, "first")) + string(wstest.Masked(0x81, long)) + string(wstest.Masked(0x88, "\x03\xe8"))
 	for way, addr := range map[string]string{"ServeHTTP": serveHTTP(t, h), "HandleConnection": serveRaw(t, h), "HandleUpgrade": serveHTTP(t, hijacker)} {
 		for _, size := range []int{1, len(input)} {
 			t.Run(fmt.Sprintf("%s/%d", way, size), func(t *testing.T) {

@@ -4,6 +4,8 @@ import (
 	"io"
 	"syscall"
 	"testing"
+
+	"github.com/foyerws/foyer/internal/wstest"
 )
 
 // Urgent data makes a read stop short of what has come. Nothing may be forgotten behind it.
@@ -17,11 +19,11 @@ func TestUrgentDataLosesNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		first := maskedFrame(0x81, "hello")
+		first := wstest.Masked(0x81, "hello")
 		raw.Control(func(fd uintptr) {
 			// The last byte is urgent, and taken out of the stream: it stands for none of ours.
 			if err = syscall.Sendto(int(fd), append(first, '!'), syscall.MSG_OOB, nil); err == nil {
-				_, err = syscall.Write(int(fd), maskedFrame(0x81, "world"))
+				_, err = syscall.Write(int(fd), wstest.Masked(0x81, "world"))
 			}
 		})
 		if err != nil {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/foyerws/foyer/internal/wire"
+	"github.com/foyerws/foyer/internal/wstest"
 )
 
 // A stuckConn is a TLS connection as wire sees one: a write blocks until it is closed, though the kernel has room below.
@@ -95,7 +96,7 @@ func TestEmptyFragmentsHaveAnEnd(t *testing.T) {
 		} else {
 			go s.Read(context.Background())
 		}
-		conn.Write(append(maskedFrame(0x01, ""), bytes.Repeat(maskedFrame(0x00, ""), 1001)...))
+		conn.Write(append(wstest.Masked(0x01, ""), bytes.Repeat(wstest.Masked(0x00, ""), 1001)...))
 		within(t, 5*time.Second, "the end", s.Done())
 		if s.CloseCode() != ClosePolicyViolation {
 			t.Error(s.Err())

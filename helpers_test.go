@@ -215,25 +215,6 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	t.Fatalf("timeout: %s", what)
 }
 
-// frame builds a masked frame as a client sends it.
-func maskedFrame(b0 byte, payload string) []byte {
-	b := []byte{b0}
-	switch n := len(payload); {
-	case n < 126:
-		b = append(b, 0x80|byte(n))
-	case n < 1<<16:
-		b = append(b, 0x80|126, byte(n>>8), byte(n))
-	default:
-		b = append(b, 0x80|127, 0, 0, 0, 0, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
-	}
-	mask := [4]byte{1, 2, 3, 4}
-	b = append(b, mask[:]...)
-	for i := range len(payload) {
-		b = append(b, payload[i]^mask[i&3])
-	}
-	return b
-}
-
 // compressing returns the mode with context takeover, or none.
 func compressing(on bool) CompressionMode {
 	if on {

@@ -19,6 +19,7 @@ import (
 
 	_ "github.com/foyerws/foyer/extendedconnect"
 	"github.com/foyerws/foyer/internal/stream"
+	"github.com/foyerws/foyer/internal/wstest"
 )
 
 // Each end of a socket is told to both sides, and has ServeHTTP return.
@@ -32,14 +33,14 @@ func TestHTTP2Ends(t *testing.T) {
 		{"the client ends its stream", func(_ *testing.T, c *clientStream, _ *Socket) { c.CloseWrite() }, CloseAbnormalClosure, ""},
 		{"the client resets the stream", func(_ *testing.T, c *clientStream, _ *Socket) { c.Close() }, CloseAbnormalClosure, "-"},
 		{"Abort", func(_ *testing.T, _ *clientStream, s *Socket) { s.Abort() }, CloseAbnormalClosure, ""},
-		{"a violation", func(_ *testing.T, c *clientStream, _ *Socket) { c.Write(maskedFrame(0x83, "x")) }, CloseProtocolError, "\x88"},
+		{"a violation", func(_ *testing.T, c *clientStream, _ *Socket) { c.Write(wstest.Masked(0x83, "x")) }, CloseProtocolError, "\x88"},
 		{"Close", func(t *testing.T, c *clientStream, s *Socket) {
 			go s.Close(4001, "")
 			head := make([]byte, 4)
 			if _, err := io.ReadFull(c, head); err != nil || string(head) != "\x88\x02\x0f\xa1" {
 				t.Errorf("%q, %v", head, err)
 			}
-			c.Write(maskedFrame(0x88, "\x0f\xa1"))
+			c.Write(wstest.Masked(0x88, "\x0f\xa1"))
 		}, 4001, ""},
 		{"no answer to Close", func(t *testing.T, c *clientStream, s *Socket) {
 			s.Close(4001, "")
@@ -93,7 +94,7 @@ func TestHTTP2ReadCanBeCancelled(t *testing.T) {
 			t.Fatal(err)
 		}
 		cancel()
-		c.Write(maskedFrame(0x81, fmt.Sprint(i)))
+		c.Write(wstest.Masked(0x81, fmt.Sprint(i)))
 		if _, p, err := s.Read(t.Context()); err != nil || string(p) != fmt.Sprint(i) {
 			t.Fatal(string(p), err)
 		}
@@ -135,7 +136,7 @@ func TestHTTP2PendingClientLeaves(t *testing.T) {
 	for _, leave := range []func(c *clientStream){
 		func(c *clientStream) { c.CloseWrite() },
 		func(c *clientStream) { c.Close() },
-		func(c *clientStream) { c.Write(maskedFrame(0x81, "unread")); c.Close() },
+		func(c *clientStream) { c.Write(wstest.Masked(0x81, "unread")); c.Close() },
 	} {
 		c, _ := openStream(t, client, url)
 		eventually(t, "a pending socket", h.HasPending)
@@ -157,7 +158,7 @@ func TestHTTP2Shutdown(t *testing.T) {
 			if _, err := io.ReadFull(c, head); err != nil || string(head) != "\x88\x02\x03\xe9" {
 				t.Errorf("%q, %v", head, err)
 			}
-			c.Write(maskedFrame(0x88, "\x03\xe9"))
+			c.Write(wstest.Masked(0x88, "\x03\xe9"))
 		}()
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -284,7 +285,7 @@ func TestHTTP2DoneWaitsForTheAnswer(t *testing.T) {
 	}))
 	for range 10 {
 		c, _ := openStream(t, client, url)
-		c.Write(maskedFrame(0x88, "\x03\xe8"))
+		c.Write(wstest.Masked(0x88, "\x03\xe8"))
 	}
 	eventually(t, "the end of the sockets", func() bool { return h.Stats().Closed[1000] == 10 && h.Stats().Open == 0 })
 }
@@ -315,7 +316,7 @@ func TestHTTP2Retire(t *testing.T) {
 			if _, err := io.ReadFull(c, end); err != nil || string(end) != "\x88\x02\x03\xf4" {
 				t.Errorf("%q, %v", end, err)
 			}
-			c.Write(maskedFrame(0x88, "\x03\xf4"))
+			c.Write(wstest.Masked(0x88, "\x03\xf4"))
 			if resp, err := client.Do(connectRequest(t.Context(), url, io.LimitReader(c, 0))); err == nil {
 				t.Error("a client came back to the process that retires:", resp.Status)
 			}
@@ -344,7 +345,7 @@ func TestHTTP2SlowFirstMessage(t *testing.T) {
 	c.open(extendedConnect...)
 	s := accept(t, h)
 	s.SendText(t.Context(), "welcome")
-	c.WriteData(1, false, maskedFrame(0x81, "heard"))
+	c.WriteData(1, false, wstest.Masked(0x81, "heard"))
 	if _, p, err := s.Read(t.Context()); err != nil || string(p) != "heard" {
 		t.Error(string(p), err)
 	}
@@ -393,17 +394,17 @@ func TestHTTP2ManyCloseHandshakes(t *testing.T) {
 			who := []string{"server", "client"}[i%2]
 			c, _ := openStream(t, client, url, "X-Closes: "+who)
 			if who == "server" {
-				c.Write(maskedFrame(0x81, "ready"))
+				c.Write(wstest.Masked(0x81, "ready"))
 				var b [4]byte
 				if _, err := io.ReadFull(c, b[:]); err != nil || string(b[:]) != "\x88\x02\x03\xe8" {
 					t.Errorf("the server closes: %q, %v", b, err)
 				}
-				c.Write(maskedFrame(0x88, "\x03\xe8"))
+				c.Write(wstest.Masked(0x88, "\x03\xe8"))
 				c.CloseWrite()
 				io.Copy(io.Discard, c)
 				return
 			}
-			c.Write(maskedFrame(0x88, "\x03\xe8"))
+			c.Write(wstest.Masked(0x88, "\x03\xe8"))
 			if end, err := io.ReadAll(c); err != nil || string(end) != "\x88\x02\x03\xe8" {
 				t.Errorf("the client closes: %q, %v", end, err)
 			}

@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/foyerws/foyer/internal/wstest"
+
 	"golang.org/x/net/http2"
 
 	_ "github.com/foyerws/foyer/extendedconnect"
@@ -119,7 +121,7 @@ func openStream(t testing.TB, client *http.Client, url string, lines ...string) 
 // echoed sends a text and expects it back.
 func echoed(t testing.TB, c io.ReadWriter, text string) {
 	t.Helper()
-	if _, err := c.Write(maskedFrame(0x81, text)); err != nil {
+	if _, err := c.Write(wstest.Masked(0x81, text)); err != nil {
 		t.Fatal(err)
 	}
 	want := append([]byte{0x81, byte(len(text))}, text...)
@@ -161,7 +163,7 @@ func TestHTTP2(t *testing.T) {
 			go echo(t.Context(), s)
 			echoed(t, c, "hello")
 			big := bytes.Repeat([]byte("0123456789abcdef"), 40<<10)
-			go c.Write(maskedFrame(0x82, string(big)))
+			go c.Write(wstest.Masked(0x82, string(big)))
 			got := make([]byte, 10+len(big))
 			if _, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got[10:], big) {
 				t.Fatal(err)
@@ -171,7 +173,7 @@ func TestHTTP2(t *testing.T) {
 				t.Error("ServeHTTP has returned too early")
 			default:
 			}
-			c.Write(maskedFrame(0x88, "\x0f\xa0bye"))
+			c.Write(wstest.Masked(0x88, "\x0f\xa0bye"))
 			if end, err := io.ReadAll(c); err != nil || string(end) != "\x88\x02\x0f\xa0" {
 				t.Errorf("%q, %v", end, err)
 			}
@@ -279,7 +281,7 @@ func TestHTTP2SlowSockets(t *testing.T) {
 		c, _ := openStream(t, client, url)
 		unread = append(unread, accept(t, h))
 		go func() {
-			for p := maskedFrame(0x82, strings.Repeat("x", 60000)); ; {
+			for p := wstest.Masked(0x82, strings.Repeat("x", 60000)); ; {
 				if _, err := c.Write(p); err != nil {
 					return
 				}
@@ -334,7 +336,7 @@ func TestHTTP2Compression(t *testing.T) {
 		t.Fatal(got)
 	}
 	go echo(t.Context(), accept(t, h))
-	c.Write(maskedFrame(0xc1, deflated("hello")))
+	c.Write(wstest.Masked(0xc1, deflated("hello")))
 	head := make([]byte, 2)
 	if _, err := io.ReadFull(c, head); err != nil || head[0] != 0xc1 {
 		t.Fatal(head, err)
@@ -371,7 +373,7 @@ func TestHTTP2Upgrade(t *testing.T) {
 			if name == "Close" {
 				echoed(t, c, "hello")
 			}
-			c.Write(maskedFrame(0x88, "\x03\xe8"))
+			c.Write(wstest.Masked(0x88, "\x03\xe8"))
 			io.Copy(io.Discard, c)
 			writers.Wait()
 		})
@@ -523,7 +525,7 @@ func TestHTTP2BaseContext(t *testing.T) {
 	if _, err := io.ReadFull(c, end); err != nil || string(end) != "\x88\x02\x03\xe9" {
 		t.Errorf("%q, %v", end, err)
 	}
-	c.Write(maskedFrame(0x88, "\x03\xe9"))
+	c.Write(wstest.Masked(0x88, "\x03\xe9"))
 	<-returned
 	if s.CloseCode() != CloseGoingAway {
 		t.Error(s.Err())

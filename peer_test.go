@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/foyerws/foyer/internal/wstest"
 )
 
 // within fails the test when ch is not closed in time.
@@ -91,7 +93,7 @@ func TestMessagesBeforeAFINAreRead(t *testing.T) {
 		got <- messages
 	})
 	for _, m := range []string{"one", "two", "three"} {
-		conn.Write(maskedFrame(0x81, m))
+		conn.Write(wstest.Masked(0x81, m))
 	}
 	conn.CloseWrite()
 	if err := <-left; !errors.Is(err, errLeft) {
@@ -143,7 +145,7 @@ func TestUnreadInputBeforeAFINEndsAfterPongTimeout(t *testing.T) {
 	ask(t, conn, handshakeRequest())
 	s := accept(t, h)
 	ctx := s.Context()
-	conn.Write(maskedFrame(0x81, "unread"))
+	conn.Write(wstest.Masked(0x81, "unread"))
 	conn.CloseWrite()
 	within(t, 2*time.Second, "the end of the context", ctx.Done())
 	if s.State() != StateOpen {
@@ -173,7 +175,7 @@ func TestUnreadInputDoesNotMakeAPeerDead(t *testing.T) {
 	conn := dialTCP(t, serveRaw(t, h))
 	ask(t, conn, handshakeRequest())
 	s := accept(t, h)
-	conn.Write(maskedFrame(0x81, "unread"))
+	conn.Write(wstest.Masked(0x81, "unread"))
 	time.Sleep(time.Second)
 	if _, p, err := s.Read(t.Context()); err != nil || string(p) != "unread" {
 		t.Error(string(p), err)
@@ -307,9 +309,9 @@ func acceptWrapped(t *testing.T, h *Handler) (*net.TCPConn, *Socket) {
 // leaveWithMessages sends n messages and a close frame, and closes the connection.
 func leaveWithMessages(conn net.Conn, n int) {
 	for range n {
-		conn.Write(maskedFrame(0x82, strings.Repeat("m", 3000)))
+		conn.Write(wstest.Masked(0x82, strings.Repeat("m", 3000)))
 	}
-	conn.Write(maskedFrame(0x88, "\x03\xe8"))
+	conn.Write(wstest.Masked(0x88, "\x03\xe8"))
 	conn.Close()
 }
 
@@ -375,9 +377,9 @@ func TestMessagesBeforeTheEndOfAnHTTP2Connection(t *testing.T) {
 	c, _ := openStream(t, client, url)
 	s := accept(t, h)
 	for range 3 {
-		c.Write(maskedFrame(0x81, "hello"))
+		c.Write(wstest.Masked(0x81, "hello"))
 	}
-	c.Write(maskedFrame(0x88, "\x03\xe8"))
+	c.Write(wstest.Masked(0x88, "\x03\xe8"))
 	c.CloseWrite()
 	time.Sleep(20 * time.Millisecond)
 	client.CloseIdleConnections()
@@ -394,7 +396,7 @@ func TestMessagesBeforeTheEndOfAnHTTP2Connection(t *testing.T) {
 func TestHalfReadMessageOnAWrappedConnection(t *testing.T) {
 	h := closeHandler(t, &Handler{PingInterval: 50 * time.Millisecond})
 	conn, s := acceptWrapped(t, h)
-	conn.Write(maskedFrame(0x82, "0123456789"))
+	conn.Write(wstest.Masked(0x82, "0123456789"))
 	conn.CloseWrite()
 	_, r, err := s.Reader(t.Context())
 	if err != nil {

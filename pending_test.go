@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/foyerws/foyer/internal/wstest"
 )
 
 func TestPoolIsExactUnderConcurrency(t *testing.T) {
@@ -203,7 +205,7 @@ func TestClientThatLeavesFreesItsPlace(t *testing.T) {
 		"closed": func(c *net.TCPConn) { c.Close() },
 		"reset":  func(c *net.TCPConn) { c.SetLinger(0); c.Close() },
 		"reset with unread data": func(c *net.TCPConn) {
-			c.Write(maskedFrame(0x81, "hello"))
+			c.Write(wstest.Masked(0x81, "hello"))
 			time.Sleep(10 * time.Millisecond)
 			c.SetLinger(0)
 			c.Close()
@@ -247,7 +249,7 @@ func TestAcceptPassesOverClientsThatLeft(t *testing.T) {
 func TestMessagesOfAClientThatLeftAreNotLost(t *testing.T) {
 	h := closeHandler(t, &Handler{})
 	conn := dialTCP(t, serveRaw(t, h))
-	ask(t, conn, handshakeRequest()+string(maskedFrame(0x82, "last words")))
+	ask(t, conn, handshakeRequest()+string(wstest.Masked(0x82, "last words")))
 	eventually(t, "the socket to wait", h.HasPending)
 	conn.CloseWrite()
 	time.Sleep(20 * time.Millisecond)
@@ -332,11 +334,11 @@ func TestTLSClientThatLeavesFreesItsPlace(t *testing.T) {
 	}
 	stays := join(handshakeRequest())
 	says := join(handshakeRequest())
-	says.Write(maskedFrame(0x82, "last words"))
+	says.Write(wstest.Masked(0x82, "last words"))
 	says.Close()
 	join(handshakeRequest()).Close()
 	eventually(t, "the place to be free", func() bool { h.pool.prune(time.Now()); return h.Pending() == 2 })
-	stays.Write(maskedFrame(0x82, "hello"))
+	stays.Write(wstest.Masked(0x82, "hello"))
 	for _, want := range []string{"hello", "last words"} {
 		if _, p, err := accept(t, h).Read(t.Context()); err != nil || string(p) != want {
 			t.Errorf("%q, %v", p, err)

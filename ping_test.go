@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/foyerws/foyer/internal/wstest"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -97,13 +99,13 @@ func TestPingFloodCostsNoMemory(t *testing.T) {
 	ask(t, conn, handshakeRequest())
 	s := accept(t, h)
 	go s.Read(context.Background())
-	ping := maskedFrame(0x89, strings.Repeat("p", 125))
+	ping := wstest.Masked(0x89, strings.Repeat("p", 125))
 	for range 100000 {
 		if _, err := conn.Write(ping); err != nil {
 			t.Fatal(err)
 		}
 	}
-	conn.Write(maskedFrame(0x88, ""))
+	conn.Write(wstest.Masked(0x88, ""))
 	<-s.Done()
 	if s.CloseCode() != CloseNoStatusReceived {
 		t.Error(s.Err())

@@ -16,6 +16,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/foyerws/foyer/internal/wstest"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -51,13 +53,13 @@ func violation(t *testing.T, h *Handler, extensions string, input ...[]byte) (Cl
 // TestTextIsUTF8 is RFC 6455 section 8.1. None of the inputs is a whole message: the bad byte alone must end the socket.
 func TestTextIsUTF8(t *testing.T) {
 	for name, input := range map[string][][]byte{
-		"in the first fragment":    {maskedFrame(0x01, "good\xffbad")},
-		"in a continuation":        {maskedFrame(0x01, "good"), maskedFrame(0x00, "b\xc0")},
-		"in the middle of a frame": {maskedFrame(0x81, "ok\xfe"+strings.Repeat("x", 70000))[:200]},
-		"surrogate":                {maskedFrame(0x01, "\xed\xa0")},
-		"beyond the last rune":     {maskedFrame(0x01, "\xf4\x90")},
-		"split over fragments":     {maskedFrame(0x01, "\xe2\x82"), maskedFrame(0x00, "\x28")},
-		"cut off at the end":       {maskedFrame(0x81, "\xe2\x82")},
+		"in the first fragment":    {wstest.Masked(0x01, "good\xffbad")},
+		"in a continuation":        {wstest.Masked(0x01, "good"), wstest.Masked(0x00, "b\xc0")},
+		"in the middle of a frame": {wstest.Masked(0x81, "ok\xfe"+strings.Repeat("x", 70000))[:200]},
+		"surrogate":                {wstest.Masked(0x01, "\xed\xa0")},
+		"beyond the last rune":     {wstest.Masked(0x01, "\xf4\x90")},
+		"split over fragments":     {wstest.Masked(0x01, "\xe2\x82"), wstest.Masked(0x00, "\x28")},
+		"cut off at the end":       {wstest.Masked(0x81, "\xe2\x82")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if code, err := violation(t, &Handler{}, "", input...); code != CloseInvalidFramePayloadData || !errors.Is(err, ErrClosed) {
@@ -94,11 +96,11 @@ func TestSplitRunesPass(t *testing.T) {
 	text := strings.Repeat("aé€🙂", 100)
 	go func() {
 		conn := c.NetConn()
-		conn.Write(maskedFrame(0x01, text[:1]))
+		conn.Write(wstest.Masked(0x01, text[:1]))
 		for i := 1; i < len(text); i++ {
-			conn.Write(maskedFrame(0x00, text[i:i+1]))
+			conn.Write(wstest.Masked(0x00, text[i:i+1]))
 		}
-		conn.Write(maskedFrame(0x80, ""))
+		conn.Write(wstest.Masked(0x80, ""))
 	}()
 	if typ, p, err := s.Read(t.Context()); err != nil || typ != Text || string(p) != text {
 		t.Error(typ, err)
@@ -109,8 +111,8 @@ func TestMaxMessageSize(t *testing.T) {
 	const limit = 1000
 	big := strings.Repeat("x", limit+1)
 	for _, frames := range [][][]byte{
-		{maskedFrame(0x82, big[1:])},
-		{maskedFrame(0x02, big[:400]), maskedFrame(0x80, big[401:])},
+		{wstest.Masked(0x82, big[1:])},
+		{wstest.Masked(0x02, big[:400]), wstest.Masked(0x80, big[401:])},
 	} {
 		h := closeHandler(t, &Handler{MaxMessageSize: limit})
 		c, s := connectTCP(t, h)
@@ -120,13 +122,13 @@ func TestMaxMessageSize(t *testing.T) {
 		}
 	}
 	for name, input := range map[string][][]byte{
-		"one frame":              {maskedFrame(0x82, big)},
-		"only its header":        {maskedFrame(0x82, big)[:4]},
-		"several frames":         {maskedFrame(0x02, big[:400]), maskedFrame(0x80, big[400:])},
+		"one frame":              {wstest.Masked(0x82, big)},
+		"only its header":        {wstest.Masked(0x82, big)[:4]},
+		"several frames":         {wstest.Masked(0x02, big[:400]), wstest.Masked(0x80, big[400:])},
 		"frame of 2^62":          {{0x82, 0xff, 0x40, 0, 0, 0, 0, 0, 0, 0}},
-		"endless small frames":   append([][]byte{maskedFrame(0x02, "")}, bytes.Repeat(maskedFrame(0x00, "xxxxx"), 300)),
-		"after an ordinary one":  {maskedFrame(0x82, "fine"), maskedFrame(0x82, big)},
-		"several, one too large": {maskedFrame(0x02, ""), maskedFrame(0x00, big)[:4]},
+		"endless small frames":   append([][]byte{wstest.Masked(0x02, "")}, bytes.Repeat(wstest.Masked(0x00, "xxxxx"), 300)),
+		"after an ordinary one":  {wstest.Masked(0x82, "fine"), wstest.Masked(0x82, big)},
+		"several, one too large": {wstest.Masked(0x02, ""), wstest.Masked(0x00, big)[:4]},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, err := violation(t, &Handler{MaxMessageSize: limit}, "", input...)
@@ -140,11 +142,11 @@ func TestMaxMessageSize(t *testing.T) {
 func TestMaxFrameSize(t *testing.T) {
 	h := closeHandler(t, &Handler{MaxFrameSize: 100})
 	c, s := connectTCP(t, h)
-	c.NetConn().Write(append(maskedFrame(0x02, strings.Repeat("x", 100)), maskedFrame(0x80, strings.Repeat("x", 99))...))
+	c.NetConn().Write(append(wstest.Masked(0x02, strings.Repeat("x", 100)), wstest.Masked(0x80, strings.Repeat("x", 99))...))
 	if _, p, err := s.Read(t.Context()); err != nil || len(p) != 199 {
 		t.Error(len(p), err)
 	}
-	if code, err := violation(t, &Handler{MaxFrameSize: 100}, "", maskedFrame(0x82, strings.Repeat("x", 101))); code != CloseMessageTooBig || !errors.Is(err, ErrMessageTooBig) {
+	if code, err := violation(t, &Handler{MaxFrameSize: 100}, "", wstest.Masked(0x82, strings.Repeat("x", 101))); code != CloseMessageTooBig || !errors.Is(err, ErrMessageTooBig) {
 		t.Error(code, err)
 	}
 }
@@ -168,9 +170,9 @@ func TestCompressedMessages(t *testing.T) {
 	s := accept(t, h)
 	text := strings.Repeat("compress me, ", 5000)
 	zipped := deflated(text)
-	conn.Write(maskedFrame(0xc1, zipped))
-	conn.Write(append(maskedFrame(0x41, zipped[:10]), maskedFrame(0x80, zipped[10:])...))
-	conn.Write(maskedFrame(0x81, "plain"))
+	conn.Write(wstest.Masked(0xc1, zipped))
+	conn.Write(append(wstest.Masked(0x41, zipped[:10]), wstest.Masked(0x80, zipped[10:])...))
+	conn.Write(wstest.Masked(0x81, "plain"))
 	for _, want := range []string{text, text, "plain"} {
 		if _, p, err := s.Read(t.Context()); err != nil || string(p) != want {
 			t.Fatalf("%d bytes, %v", len(p), err)
@@ -180,14 +182,14 @@ func TestCompressedMessages(t *testing.T) {
 
 func TestCompressionBombIsCutOff(t *testing.T) {
 	bomb := deflated(strings.Repeat("\x00", 16<<20))
-	code, err := violation(t, &Handler{Compression: CompressionContextTakeover}, "permessage-deflate", maskedFrame(0xc2, bomb))
+	code, err := violation(t, &Handler{Compression: CompressionContextTakeover}, "permessage-deflate", wstest.Masked(0xc2, bomb))
 	if code != CloseMessageTooBig || !errors.Is(err, ErrMessageTooBig) {
 		t.Error(code, err)
 	}
 }
 
 func TestCorruptCompressedData(t *testing.T) {
-	code, err := violation(t, &Handler{Compression: CompressionContextTakeover}, "permessage-deflate", maskedFrame(0xc2, "\xff\xff\xff\xff"))
+	code, err := violation(t, &Handler{Compression: CompressionContextTakeover}, "permessage-deflate", wstest.Masked(0xc2, "\xff\xff\xff\xff"))
 	if code != CloseInvalidFramePayloadData || !errors.Is(err, ErrClosed) {
 		t.Error(code, err)
 	}
@@ -195,15 +197,15 @@ func TestCorruptCompressedData(t *testing.T) {
 
 func TestReservedBits(t *testing.T) {
 	for name, input := range map[string][]byte{
-		"RSV1 on a continuation": append(maskedFrame(0x42, deflated("x")), maskedFrame(0xc0, "x")...),
-		"RSV1 on a ping":         maskedFrame(0xc9, ""),
-		"RSV2":                   maskedFrame(0xa1, ""),
+		"RSV1 on a continuation": append(wstest.Masked(0x42, deflated("x")), wstest.Masked(0xc0, "x")...),
+		"RSV1 on a ping":         wstest.Masked(0xc9, ""),
+		"RSV2":                   wstest.Masked(0xa1, ""),
 	} {
 		if code, _ := violation(t, &Handler{Compression: CompressionContextTakeover}, "permessage-deflate", input); code != CloseProtocolError {
 			t.Errorf("%s: %v", name, code)
 		}
 	}
-	if code, _ := violation(t, &Handler{Compression: CompressionContextTakeover}, "", maskedFrame(0xc1, deflated("x"))); code != CloseProtocolError {
+	if code, _ := violation(t, &Handler{Compression: CompressionContextTakeover}, "", wstest.Masked(0xc1, deflated("x"))); code != CloseProtocolError {
 		t.Errorf("RSV1 without negotiation: %v", code)
 	}
 }
@@ -231,13 +233,13 @@ func TestReadThatIsCancelledBetweenMessagesDoesNoHarm(t *testing.T) {
 					t.Fatal(err)
 				}
 				// Pings are answered between messages and do not make a read uncancellable.
-				go c.NetConn().Write(maskedFrame(0x89, "ping"))
+				go c.NetConn().Write(wstest.Masked(0x89, "ping"))
 				ctx, cancel = context.WithTimeout(t.Context(), 5*time.Millisecond)
 				if _, _, err := s.Read(ctx); err != context.DeadlineExceeded {
 					t.Fatal(err)
 				}
 				cancel()
-				go c.NetConn().Write(maskedFrame(0x81, "hello"))
+				go c.NetConn().Write(wstest.Masked(0x81, "hello"))
 				if _, p, err := s.Read(t.Context()); err != nil || string(p) != "hello" {
 					t.Fatal(string(p), err)
 				}
@@ -247,7 +249,7 @@ func TestReadThatIsCancelledBetweenMessagesDoesNoHarm(t *testing.T) {
 }
 
 func TestReadThatIsCancelledInAMessageBreaksTheConnection(t *testing.T) {
-	for name, begun := range map[string][]byte{"frame": maskedFrame(0x81, "hello")[:8], "fragments": maskedFrame(0x01, "hello")} {
+	for name, begun := range map[string][]byte{"frame": wstest.Masked(0x81, "hello")[:8], "fragments": wstest.Masked(0x01, "hello")} {
 		t.Run(name, func(t *testing.T) {
 			h := closeHandler(t, &Handler{})
 			c, s := connectTCP(t, h)
@@ -262,7 +264,7 @@ func TestReadThatIsCancelledInAMessageBreaksTheConnection(t *testing.T) {
 }
 
 func TestMessageThatIsCutOffIsNotDelivered(t *testing.T) {
-	for name, begun := range map[string][]byte{"frame": maskedFrame(0x81, "hello")[:8], "fragments": maskedFrame(0x01, "hello")} {
+	for name, begun := range map[string][]byte{"frame": wstest.Masked(0x81, "hello")[:8], "fragments": wstest.Masked(0x01, "hello")} {
 		t.Run(name, func(t *testing.T) {
 			h := closeHandler(t, &Handler{})
 			c, s := connectTCP(t, h)
@@ -333,7 +335,7 @@ func TestReader(t *testing.T) {
 func TestReaderEndsWithItsContext(t *testing.T) {
 	h := closeHandler(t, &Handler{})
 	c, s := connectTCP(t, h)
-	c.NetConn().Write(maskedFrame(0x02, "begun"))
+	c.NetConn().Write(wstest.Masked(0x02, "begun"))
 	ctx, cancel := context.WithCancel(t.Context())
 	_, r, err := s.Reader(ctx)
 	if err != nil {
@@ -366,7 +368,7 @@ func TestStrings(t *testing.T) {
 func TestReadAfterAnAbandonedReaderHonoursItsContext(t *testing.T) {
 	h := closeHandler(t, &Handler{})
 	c, s := connectTCP(t, h)
-	c.NetConn().Write(maskedFrame(0x02, "begun"))
+	c.NetConn().Write(wstest.Masked(0x02, "begun"))
 	if _, _, err := s.Reader(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -377,13 +379,13 @@ func TestReadAfterAnAbandonedReaderHonoursItsContext(t *testing.T) {
 	}
 
 	c, s = connectTCP(t, h)
-	c.NetConn().Write(maskedFrame(0x02, "begun"))
+	c.NetConn().Write(wstest.Masked(0x02, "begun"))
 	ended, end := context.WithCancel(t.Context())
 	if _, _, err := s.Reader(ended); err != nil {
 		t.Fatal(err)
 	}
 	end()
-	c.NetConn().Write(append(maskedFrame(0x80, "ended"), maskedFrame(0x82, "next")...))
+	c.NetConn().Write(append(wstest.Masked(0x80, "ended"), wstest.Masked(0x82, "next")...))
 	if _, p, err := s.Read(t.Context()); err != nil || string(p) != "next" {
 		t.Error(string(p), err)
 	}
@@ -402,7 +404,7 @@ func TestFinalDeflateBlock(t *testing.T) {
 	conn := dialTCP(t, serveRaw(t, h))
 	ask(t, conn, handshakeRequest("Sec-WebSocket-Extensions: permessage-deflate"))
 	s := accept(t, h)
-	conn.Write(maskedFrame(0xc1, final("Hello")))
+	conn.Write(wstest.Masked(0xc1, final("Hello")))
 	if _, p, err := s.Read(t.Context()); err != nil || string(p) != "Hello" {
 		t.Fatal(string(p), err)
 	}
@@ -411,7 +413,7 @@ func TestFinalDeflateBlock(t *testing.T) {
 	if _, _, err := s.Read(ctx); err != context.DeadlineExceeded || s.State() != StateOpen {
 		t.Error(err)
 	}
-	code, err := violation(t, &Handler{Compression: CompressionContextTakeover}, "permessage-deflate", maskedFrame(0x41, final("Hello")), maskedFrame(0x80, "\x00"))
+	code, err := violation(t, &Handler{Compression: CompressionContextTakeover}, "permessage-deflate", wstest.Masked(0x41, final("Hello")), wstest.Masked(0x80, "\x00"))
 	if code != CloseInvalidFramePayloadData || !errors.Is(err, ErrClosed) {
 		t.Error(code, err)
 	}
@@ -453,8 +455,8 @@ func TestReaderThatIsDroppedMeanwhile(t *testing.T) {
 	c, s := connectTCP(t, h)
 	go func() {
 		for i := range 50 {
-			c.NetConn().Write(append(maskedFrame(0x02, "begin"), maskedFrame(0x80, "end")...))
-			c.NetConn().Write(maskedFrame(0x82, string(rune('0'+i%10))))
+			c.NetConn().Write(append(wstest.Masked(0x02, "begin"), wstest.Masked(0x80, "end")...))
+			c.NetConn().Write(wstest.Masked(0x82, string(rune('0'+i%10))))
 		}
 	}()
 	for range 50 {

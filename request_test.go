@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/foyerws/foyer/internal/wstest"
 )
 
 // parseAll feeds s to a parser in pieces of size bytes.
@@ -176,7 +178,7 @@ func TestDetachedContextKeepsValuesButNotRecycledOnes(t *testing.T) {
 // and the answer is HTTP.
 func FuzzHandleConnection(f *testing.F) {
 	f.Add([]byte(handshakeRequest()))
-	f.Add([]byte(handshakeRequest() + string(maskedFrame(0x81, "hello"))))
+	f.Add([]byte(handshakeRequest() + string(wstest.Masked(0x81, "hello"))))
 	f.Add([]byte(strings.Replace(handshakeRequest(), "GET", "POST", 1)))
 	f.Add([]byte(strings.Replace(handshakeRequest(), "1.1", "1.0", 1)))
 	for _, line := range []string{"Host: a\r\nHost: b", "Host:", "Content-Length: 1", "Connection: close", "Upgrade: h2c", "Sec-WebSocket-Version: 8",

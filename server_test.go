@@ -16,6 +16,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/foyerws/foyer/internal/wstest"
+
 	"github.com/gorilla/websocket"
 )
 
@@ -400,7 +402,7 @@ func TestServerRetires(t *testing.T) {
 	if _, err := io.ReadFull(br, end[:]); err != nil || string(end[:]) != "\x88\x02\x03\xf4" {
 		t.Errorf("%q, %v", end, err)
 	}
-	conn.Write(maskedFrame(0x88, "\x03\xf4"))
+	conn.Write(wstest.Masked(0x88, "\x03\xf4"))
 	if err := <-retired; err != nil {
 		t.Error(err)
 	}

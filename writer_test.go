@@ -7,6 +7,8 @@ import (
 	"io"
 	"testing"
 	"time"
+
+	"github.com/foyerws/foyer/internal/wstest"
 )
 
 func TestWriter(t *testing.T) {
@@ -83,7 +85,7 @@ func TestControlFramesPassBetweenFragments(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Write(make([]byte, 20000))
-	conn.Write(maskedFrame(0x89, "hi"))
+	conn.Write(wstest.Masked(0x89, "hi"))
 	var frames []string
 	for range 2 { // two pieces are long enough to leave before the end
 		b := make([]byte, 4)

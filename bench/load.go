@@ -23,6 +23,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/foyerws/foyer/internal/wstest"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -186,34 +188,6 @@ func (l *load) connectAll(n int, path string) ([]int, error) {
 	return fds, failed
 }
 
-// frame returns a frame as a client sends it, or with a nil mask as a server does.
-func frame(b0 byte, payload []byte, mask []byte) []byte {
-	b := []byte{b0}
-	masked := byte(0)
-	if mask != nil {
-		masked = 0x80
-	}
-	switch n := len(payload); {
-	case n < 126:
-		b = append(b, masked|byte(n))
-	case n < 1<<16:
-		b = binary.BigEndian.AppendUint16(append(b, masked|126), uint16(n))
-	default:
-		b = binary.BigEndian.AppendUint64(append(b, masked|127), uint64(n))
-	}
-	b = append(b, mask...)
-	at := len(b)
-	b = append(b, payload...)
-	if mask != nil {
-		for i := range b[at:] {
-			b[at+i] ^= mask[i&3]
-		}
-	}
-	return b
-}
-
-var mask = []byte{0x12, 0x34, 0x56, 0x78}
-
 // text returns n bytes of text.
 func text(n int) []byte {
 	return []byte(strings.Repeat("The quick brown fox jumps over the lazy dog. ", n/45+1)[:n])
@@ -221,11 +195,11 @@ func text(n int) []byte {
 
 // frames returns a frame to send and the one that must come back.
 func (l *load) frames(opcode byte, size int) (send, want []byte) {
-	want = frame(0x80|opcode, text(size), nil)
+	want = wstest.Plain(0x80|opcode, string(text(size)))
 	if l.bare {
 		return want, want
 	}
-	return frame(0x80|opcode, text(size), mask), want
+	return wstest.Masked(0x80|opcode, string(text(size))), want
 }
 
 // echo keeps window messages in flight on each of n connections.
@@ -245,7 +219,7 @@ func (l *load) fragmented() (result, error) {
 	if err != nil {
 		return result{}, err
 	}
-	whole, want := text(size), frame(0x81, text(size), nil)
+	whole, want := text(size), wstest.Plain(0x81, string(text(size)))
 	if l.bare {
 		return l.echoOver(fds, 1, want, want)
 	}
@@ -258,7 +232,7 @@ func (l *load) fragmented() (result, error) {
 		if i == frames-1 {
 			first |= 0x80
 		}
-		send = append(send, frame(first, whole[i*size/frames:(i+1)*size/frames], mask)...)
+		send = append(send, wstest.Masked(first, string(whole[i*size/frames:(i+1)*size/frames]))...)
 	}
 	return l.echoOver(fds, 1, send, want)
 }
@@ -573,7 +547,7 @@ func (l *load) compressed() (result, error) {
 	w, _ := flate.NewWriter(&deflated, 1)
 	w.Write(message)
 	w.Flush()
-	send := frame(0x80|0x40|1, bytes.TrimSuffix(deflated.Bytes(), []byte("\x00\x00\xff\xff")), mask)
+	send := wstest.Masked(0x80|0x40|1, strings.TrimSuffix(deflated.String(), "\x00\x00\xff\xff"))
 	dial := func(int) (net.Conn, *bufio.Reader, error) {
 		conn, err := net.Dial("tcp", l.addr())
 		if err != nil {

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/foyerws/foyer/internal/wstest"
+
 	"golang.org/x/net/http2"
 	"golang.org/x/sys/unix"
 )
@@ -116,7 +118,7 @@ func (s *storm) visit(i int) error {
 var errEcho = errors.New("the echo differs")
 
 // closeFrame is a client's, with code 1000.
-var closeFrame = frame(0x88, []byte{3, 0xe8}, mask)
+var closeFrame = wstest.Masked(0x88, "\x03\xe8")
 
 // checkEnd looks at what a server sends after it got a close frame: one of its own, or nothing, as some do.
 func checkEnd(rest []byte) error {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/foyerws/foyer"
+	"github.com/foyerws/foyer/internal/wstest"
 )
 
 // An attack is on a server that was started with certain flags, and may cost it so much memory.
@@ -179,7 +180,7 @@ func resetStorm(addr string, d time.Duration, scale float64) error {
 	addr, _, _ = addresses(addr)
 	often(1000*scale, d, func(i int) {
 		if conn, err := upgraded(addr, i, "echo", ""); err == nil {
-			conn.Write(frame(0x81, "hello"))
+			conn.Write(wstest.Masked(0x81, "hello"))
 			conn.SetLinger(0)
 			conn.Close()
 		}
@@ -214,7 +215,7 @@ func exhaust(addr string, d time.Duration, scale float64) error {
 
 func large(addr string, d time.Duration, scale float64) error {
 	addr, _, _ = addresses(addr)
-	message := frame(0x82, strings.Repeat("x", mib))
+	message := wstest.Masked(0x82, strings.Repeat("x", mib))
 	return crowd(int(500*scale), d, func(i int) (*net.TCPConn, error) {
 		conn, err := upgraded(addr, i, "echo", "")
 		if err == nil {
@@ -240,7 +241,7 @@ func bombs(addr string, d time.Duration, scale float64) error {
 	w, _ := flate.NewWriter(&b, flate.BestCompression)
 	w.Write(make([]byte, 100*mib))
 	w.Flush()
-	bomb := frame(0xc2, b.String())
+	bomb := wstest.Masked(0xc2, b.String())
 	often(100*scale, d, func(i int) {
 		if conn, err := upgraded(addr, i, "echo", "Sec-WebSocket-Extensions: permessage-deflate\r\n"); err == nil {
 			conn.Write(bomb)
@@ -253,7 +254,7 @@ func bombs(addr string, d time.Duration, scale float64) error {
 
 func violate(addr string, d time.Duration, scale float64) error {
 	addr, _, _ = addresses(addr)
-	bad := [][]byte{frame(0x83, ""), frame(0xf1, "x"), frame(0x80, "x"), frame(0x81, "\xff"), frame(0x88, "\x03"), frame(0x09, ""), {0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, {0x81, 5}}
+	bad := [][]byte{wstest.Masked(0x83, ""), wstest.Masked(0xf1, "x"), wstest.Masked(0x80, "x"), wstest.Masked(0x81, "\xff"), wstest.Masked(0x88, "\x03"), wstest.Masked(0x09, ""), {0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, {0x81, 5}}
 	often(1000*scale, d, func(i int) {
 		if conn, err := upgraded(addr, i, "echo", ""); err == nil {
 			conn.Write(bad[i%len(bad)])
@@ -329,21 +330,6 @@ func firstEcho(addr string) (time.Duration, error) {
 	}
 	_, _, err = s.Read(ctx)
 	return time.Since(begin), err
-}
-
-// frame is one from a client.
-func frame(first byte, payload string) []byte {
-	b := []byte{first}
-	switch n := len(payload); {
-	case n < 126:
-		b = append(b, 0x80|byte(n))
-	case n < 1<<16:
-		b = append(b, 0x80|126, byte(n>>8), byte(n))
-	default:
-		b = append(b, 0x80|127, 0, 0, 0, 0, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
-	}
-	b = append(b, 0, 0, 0, 0) // a mask
-	return append(b, payload...)
 }
 
 // A goodClient has messages echoed.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/foyerws/foyer"
 	"github.com/foyerws/foyer/internal/crowd"
+	"github.com/foyerws/foyer/internal/wstest"
 )
 
 // start serves for the time of a test.
@@ -82,15 +83,6 @@ func open(t *testing.T, client *http3.ClientConn, s *server, header http.Header)
 
 var version = http.Header{"Sec-Websocket-Version": {"13"}}
 
-// frame is one of the client's.
-func frame(opcode byte, p []byte) []byte {
-	b := []byte{0x80 | opcode, 0x80 | byte(len(p))}
-	if len(p) > 125 {
-		b = binary.BigEndian.AppendUint64([]byte{0x80 | opcode, 0xff}, uint64(len(p)))
-	}
-	return append(append(b, 0, 0, 0, 0), p...) // a mask that changes nothing
-}
-
 // hear reads n frames of the server's.
 func hear(t *testing.T, r io.Reader, n int) (heard []string) {
 	t.Helper()
@@ -128,10 +120,10 @@ func TestHTTP3(t *testing.T) {
 	for i, stream := range streams {
 		small, large := fmt.Appendf(nil, "hello %d", i), bytes.Repeat([]byte("x"), 1<<20)
 		go func() {
-			stream.Write(frame(1, small))
-			stream.Write(frame(2, large))
-			stream.Write(frame(9, []byte("ping")))
-			stream.Write(frame(8, []byte("\x0f\xa0bye")))
+			stream.Write(wstest.Masked(0x81, string(small)))
+			stream.Write(wstest.Masked(0x82, string(large)))
+			stream.Write(wstest.Masked(0x89, "ping"))
+			stream.Write(wstest.Masked(0x88, "\x0f\xa0bye"))
 		}()
 		want := []string{fmt.Sprintf("81 7 %q", small), fmt.Sprintf("82 1048576 %q", large[:20]), `8a 4 "ping"`, `88 2 "\x0f\xa0"`}
 		if got := hear(t, stream, 4); strings.Join(got, ", ") != strings.Join(want, ", ") {
@@ -173,7 +165,7 @@ func TestHTTP3Ends(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			client := dialQUIC(t, s)
 			stream, _ := open(t, client, s, version)
-			stream.Write(frame(1, []byte("hello")))
+			stream.Write(wstest.Masked(0x81, "hello"))
 			hear(t, stream, 1)
 			leave(stream, client)
 			for deadline := time.Now().Add(5 * time.Second); s.sockets.Stats().Open > 0; {
@@ -195,7 +187,7 @@ func TestHTTP3Shutdown(t *testing.T) {
 	client := dialQUIC(t, s)
 	stream, _ := open(t, client, s, version)
 	done := make(chan []string)
-	go func() { done <- hear(t, stream, 1); stream.Write(frame(8, []byte("\x03\xe9"))) }()
+	go func() { done <- hear(t, stream, 1); stream.Write(wstest.Masked(0x88, "\x03\xe9")) }()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	go s.sockets.Shutdown(ctx)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/foyerws/foyer/internal/frame"
+	"github.com/foyerws/foyer/internal/wstest"
 )
 
 // script is a net.Conn whose reads and writes are scripted.
@@ -102,10 +103,7 @@ func framed(conn net.Conn, early []byte, l Rules, control func(byte, []byte)) *C
 var server = Rules{Limits: frame.Limits{Server: true}}
 
 // text is a masked text frame.
-func text(p string) []byte {
-	b := append([]byte{0x81, 0x80 | byte(len(p)), 0, 0, 0, 0}, p...)
-	return b
-}
+func text(p string) []byte { return wstest.Masked(0x81, p) }
 
 // payloadOf reads the rest of the frame at hand.
 func payloadOf(t *testing.T, c *Conn) string {

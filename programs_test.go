@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,6 +46,21 @@ var visits = []visit{
 		return crowd.Hear(ctx, s, "hello, and that was all")
 	}},
 	{document: "README.md", marks: "foyer.Events{", path: "/ws", talk: crowd.Echo("")},
+	{document: "docs/tutorial.md", marks: "h.ForEach(context.Background(), echo)", path: "/chat", talk: crowd.Echo("")},
+	{document: "docs/tutorial.md", marks: "const page =", path: "/chat", talk: crowd.Echo("")},
+	{document: "docs/tutorial.md", marks: "http://localhost:3000", path: "/chat", talk: crowd.Echo(""),
+		options: func(string) *foyer.DialOptions { return &foyer.DialOptions{Origin: "http://localhost:3000"} }},
+	{document: "docs/tutorial.md", marks: "func authorize(", path: "/chat",
+		options: func(string) *foyer.DialOptions {
+			return &foyer.DialOptions{Header: http.Header{"Cookie": {"user=alice"}}}
+		},
+		talk: func(ctx context.Context, s *foyer.Socket) error {
+			if err := s.SendText(ctx, "hi"); err != nil {
+				return err
+			}
+			return crowd.Hear(ctx, s, "alice: hi")
+		}},
+	{document: "docs/tutorial.md", marks: "signal.NotifyContext", path: "/chat", talk: crowd.Echo("")},
 	{document: "docs/migrate.md", marks: "websocket.Accept(", path: "/ws", talk: crowd.Echo("")},
 	{document: "docs/migrate.md", marks: "h.Upgrade(", path: "/ws", talk: crowd.Echo("")},
 	{document: "docs/migrate.md", marks: "gws.NewUpgrader", path: "/ws", talk: crowd.Echo("")},
@@ -82,7 +98,7 @@ func TestProgramsInTheDocumentsServeACrowd(t *testing.T) {
 		t.Skip("builds and runs programs")
 	}
 	shown := make(map[string]int)
-	for _, document := range []string{"README.md", "docs/deploy.md", "docs/identity.md", "docs/qt.md", "docs/architecture.md", "docs/trouble.md", "docs/migrate.md"} {
+	for _, document := range []string{"README.md", "docs/deploy.md", "docs/identity.md", "docs/qt.md", "docs/architecture.md", "docs/trouble.md", "docs/migrate.md", "docs/tutorial.md"} {
 		text, err := os.ReadFile(document)
 		if err != nil {
 			t.Fatal(err)
@@ -100,10 +116,8 @@ func TestProgramsInTheDocumentsServeACrowd(t *testing.T) {
 					})
 				}
 			}
-			for _, mark := range others {
-				if strings.Contains(source, mark) {
-					found++
-				}
+			if slices.ContainsFunc(others, func(mark string) bool { return strings.Contains(source, mark) }) {
+				found++
 			}
 			if found != 1 {
 				t.Errorf("%d visits to this program of %s:\n%s", found, document, source)

@@ -45,17 +45,29 @@ func programsInTheDocuments(t *testing.T) (all []program) {
 // TestProgramsInTheDocuments compiles every Go program that a document shows. The shell commands of the README are run by
 // .ci/run.
 func TestProgramsInTheDocuments(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds programs")
+	}
 	programs := programsInTheDocuments(t)
-	for _, p := range programs {
-		name := "main.go"
+	for i, p := range programs {
+		dir := t.TempDir()
+		name, command := "main.go", []string{"vet"}
 		if strings.Contains(p.source, `"testing"`) {
 			name = "main_test.go"
 		}
-		file := filepath.Join(t.TempDir(), name)
+		file := filepath.Join(dir, name)
 		if err := os.WriteFile(file, []byte(p.source), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if out, err := exec.Command("go", "vet", file).CombinedOutput(); err != nil {
+		files := []string{file}
+		if name == "main_test.go" && strings.Contains(p.source, "package main") { // it tests the program before it
+			main := filepath.Join(dir, "main.go")
+			if err := os.WriteFile(main, []byte(programs[i-1].source), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			files, command = append(files, main), []string{"test"}
+		}
+		if out, err := exec.Command("go", append(command, files...)...).CombinedOutput(); err != nil {
 			t.Errorf("%v: %v\n%s", p, err, out)
 		}
 		if out, err := exec.Command("gofmt", "-l", file).CombinedOutput(); err != nil || len(out) > 0 {

@@ -32,11 +32,18 @@ func (h *Handler) enter(c *wire.Conn) *entrance {
 
 // leave ends the way in. A connection whose handshake has not succeeded is closed, also when a hook has ended the goroutine.
 func (e *entrance) leave(let *bool) {
-	e.handler.registry.leave(e.conn)
+	e.forget()
 	if !*let {
 		e.conn.Abandon()
 	}
 	e.unbound()
+}
+
+// forget takes the connection out of the registry, if it is there.
+func (e *entrance) forget() {
+	if !e.closed {
+		e.handler.registry.leave(e.conn)
+	}
 }
 
 // A shake function performs the handshake of a request that was read. Where it may not wait, errMustWait says that it would have to,
@@ -96,7 +103,8 @@ func (h *Handler) arrive(t netpoll.Transport) error {
 		c.Interrupt() // the refusal need not wait for the request
 	}
 	if err := c.Arrive(e.arrived); err != nil {
-		h.registry.leave(c)
+		e.forget()
+		e.unbound()
 		return err
 	}
 	return nil

@@ -2,6 +2,7 @@ package foyer
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -396,5 +397,53 @@ func TestTLSConnectionToAClosedHandler(t *testing.T) {
 	defer ours.Close()
 	if err := h.HandleConnection(tls.Server(theirs, &tls.Config{})); !errors.Is(err, ErrClosed) {
 		t.Error(err)
+	}
+}
+
+// Connections that come to a Handler that is closed are not counted among those that Shutdown waits for.
+func TestConnectionsToAClosedHandler(t *testing.T) {
+	var h Handler
+	h.Close()
+	for range 3 {
+		ours, theirs := net.Pipe()
+		go io.Copy(io.Discard, theirs)
+		if err := h.HandleConnection(ours); err == nil {
+			t.Error("let in")
+		}
+		theirs.Close()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := h.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+	if h.registry.handling != 0 {
+		t.Errorf("%d handshakes are under way", h.registry.handling)
+	}
+}
+
+// A Server may be closed while connections are on their way through the door.
+func TestServerClosesWhileTheyCome(t *testing.T) {
+	for round := range 200 {
+		h := new(Handler)
+		s := &Server{Handler: h}
+		if err := s.Listen("tcp", "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
+		addr := s.Addr().String()
+		var clients sync.WaitGroup
+		for range 8 {
+			clients.Go(func() {
+				if conn, err := net.Dial("tcp", addr); err == nil {
+					conn.SetDeadline(time.Now().Add(10 * time.Second))
+					io.Copy(io.Discard, conn)
+					conn.Close()
+				}
+			})
+		}
+		time.Sleep(time.Duration(round%20) * 20 * time.Microsecond)
+		h.Close()
+		s.Close()
+		clients.Wait()
 	}
 }

@@ -102,7 +102,7 @@ func (s *Socket) handle(l *listener) bool {
 		go s.serveLong(l)
 	default:
 		s.wire.DoNotWait(true)
-		if !s.wire.Idle() || !l.serving.Return() {
+		if !s.wire.Idle() || s.State() == StateClosed || !l.serving.Return() {
 			go s.serveReady(l, false)
 		}
 	}

@@ -146,7 +146,7 @@ func (s *Socket) checkPeer() netpoll.Sight {
 	if seen == netpoll.Quiet || seen == netpoll.Arrived || s.State() == StateClosed {
 		return seen
 	}
-	if !s.reading.look() {
+	if !s.reading.side.TryLock() {
 		// A Read that is under way looks again when it is done. Events may be busy with a message.
 		if seen >= netpoll.Leaving && s.events.Load() != nil && !s.waitsForInput() {
 			s.peerLeft()
@@ -158,7 +158,7 @@ func (s *Socket) checkPeer() netpoll.Sight {
 	}
 	closer := seen >= netpoll.Leaving && seen != netpoll.Broken && s.wire.Hides() && !s.holdsInput()
 	gone := !closer && s.seenLeaving(seen)
-	s.endLook()
+	s.returnReading()
 	switch {
 	case gone:
 		s.abort(errLeft)
@@ -195,7 +195,7 @@ func (s *Socket) holdsInput() bool {
 // checkPeerCloser is checkPeer where the end may stand in what can only be read: behind TLS, or where the system has no
 // other way. It keeps what it reads, and may wait.
 func (s *Socket) checkPeerCloser() {
-	if !s.reading.look() {
+	if !s.reading.side.TryLock() {
 		return
 	}
 	seen := s.wire.LookCloser()
@@ -203,7 +203,7 @@ func (s *Socket) checkPeerCloser() {
 	s.mu.Lock()
 	s.more().quiet = seen == netpoll.Quiet
 	s.mu.Unlock()
-	s.endLook()
+	s.returnReading()
 	if gone {
 		s.abort(errLeft)
 	}
@@ -214,10 +214,4 @@ func (s *Socket) wasQuiet() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.extra != nil && s.extra.quiet
-}
-
-// endLook gives the reading side back that was taken to look.
-func (s *Socket) endLook() {
-	s.reading.endLook()
-	s.afterRead()
 }

@@ -3,9 +3,9 @@ package foyer
 import (
 	"context"
 	"io"
-	"sync"
 	"sync/atomic"
 
+	"github.com/foyerws/foyer/internal/baton"
 	"github.com/foyerws/foyer/internal/frame"
 	"github.com/foyerws/foyer/internal/wire"
 )
@@ -79,8 +79,8 @@ func (s *Socket) lockRead(ctx context.Context) error {
 
 // unlockRead gives the reading side back, or passes it on to what a close handshake still has to do there.
 func (s *Socket) unlockRead() {
-	s.reading.release()
-	s.afterRead()
+	s.reading.reads.Store(false)
+	s.returnReading()
 	if s.wire.SeenHungUp() && s.State() != StateClosed {
 		s.checkPeer() // what was read may have been all that there was
 	}
@@ -89,8 +89,8 @@ func (s *Socket) unlockRead() {
 // A readingSide is one end of a socket's input. One goroutine at a time has it: to read, or to look whether the peer is
 // still there, which takes a system call or two, or a millisecond of TLS.
 type readingSide struct {
-	reads atomic.Bool // a goroutine has it to read, or is about to
-	input sync.Mutex  // held by who has it
+	reads atomic.Bool // a goroutine reads, or is about to
+	side  baton.Baton // held by the goroutine that reads or looks; the work is what finishReading does
 }
 
 // take takes the side to read, and reports false if another goroutine reads. It waits for one that looks.
@@ -98,45 +98,40 @@ func (r *readingSide) take() bool {
 	if !r.reads.CompareAndSwap(false, true) {
 		return false
 	}
-	r.input.Lock()
+	r.side.Lock()
 	return true
 }
 
-// tryTake is take for a caller that must not wait. What it wanted to do is left to the goroutine that looks.
-func (r *readingSide) tryTake() bool {
-	if !r.reads.CompareAndSwap(false, true) {
-		return false
-	}
-	if !r.input.TryLock() {
-		r.reads.Store(false)
-		return false
-	}
-	return true
-}
-
-func (r *readingSide) release() {
-	r.reads.Store(false)
-	r.input.Unlock()
-}
-
-// look takes the side to look, and reports false if another goroutine has it.
-func (r *readingSide) look() bool { return r.input.TryLock() }
-
-func (r *readingSide) endLook() { r.input.Unlock() }
-
-// afterRead does what is left to do on the reading side of a socket that is closing or closed, if nobody has that side.
+// afterRead does what is left to do on the reading side of a socket that is closing or closed, or leaves it to the goroutine that has
+// the side.
 func (s *Socket) afterRead() {
-	state := s.State()
-	if state == StateOpen || !s.reading.tryTake() {
-		return
+	if s.State() != StateOpen && s.reading.side.Take() {
+		s.finishReading()
 	}
-	if state == StateClosing {
-		go s.drain()
-		return
+}
+
+// returnReading gives the side back.
+func (s *Socket) returnReading() {
+	if !s.reading.side.Return() {
+		s.finishReading()
 	}
-	s.forgetMessages()
-	s.wire.Forget()
-	s.reading.release()
+	s.afterRead()
+}
+
+// finishReading does what is left to do on the reading side. The caller has it, and it is given back.
+func (s *Socket) finishReading() {
+	for again := true; again; again = !s.reading.side.Return() {
+		switch s.State() {
+		case StateClosing:
+			if s.reading.reads.CompareAndSwap(false, true) { // and not for one that waits to read
+				go s.drain()
+				return
+			}
+		case StateClosed:
+			s.forgetMessages()
+			s.wire.Forget()
+		}
+	}
 }
 
 // nextMessage waits for the next message and drops what was not read of the last. The caller has the reading side.

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -480,5 +481,52 @@ func TestReaderThatIsDroppedMeanwhile(t *testing.T) {
 			}
 		}
 		<-copied
+	}
+}
+
+// What is left to do on the reading side is done, by the goroutine that wanted to or by the one that had the side at that moment.
+func TestNothingIsLeftOnTheReadingSide(t *testing.T) {
+	h := closeHandler(t, &Handler{MaxPending: -1, CloseTimeout: time.Minute})
+	addr := serveRaw(t, h)
+	rounds := 300
+	if testing.Short() {
+		rounds = 50
+	}
+	for round := range rounds {
+		c := dial(t, addr, nil)
+		s := accept(t, h)
+		c.WriteMessage(websocket.TextMessage, []byte("hello"))
+		read := make(chan struct{})
+		go func() {
+			s.Read(context.Background())
+			close(read)
+		}()
+		looked := make(chan struct{})
+		go func() {
+			for range 20 {
+				s.checkPeerCloser()
+			}
+			close(looked)
+		}()
+		for range round % 50 {
+			runtime.Gosched()
+		}
+		s.Close(CloseNormalClosure, "")
+		go c.ReadMessage() // answers the close frame
+		<-read
+		<-looked
+		select {
+		case <-s.Done():
+		case <-time.After(20 * time.Second):
+			t.Fatal("the answer to the close frame is not read")
+		}
+		eventually(t, "the wire to be forgotten", func() bool {
+			if !s.reading.side.TryLock() {
+				return false
+			}
+			defer s.returnReading()
+			return s.wire.Err() != nil
+		})
+		c.Close()
 	}
 }

@@ -43,7 +43,7 @@ func (p *requestParser) readFrom(c *wire.Conn) (*http.Request, *HandshakeError) 
 		case err == wire.ErrNothing:
 			return nil, errMustWait
 		case err != nil:
-			return nil, unfinished(err, c.BytesIn() > 0)
+			p.wrong = unfinished(err, c.BytesIn() > 0)
 		}
 	}
 	if p.wrong != nil {

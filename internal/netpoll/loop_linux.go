@@ -123,8 +123,8 @@ func newLoop() (*loop, error) {
 	return l, nil
 }
 
-// add puts s into the set.
-func (l *loop) add(s *Socket) error {
+// add puts s into the set, with the flags.
+func (l *loop) add(s *Socket, flags uint32) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if n := len(l.free); n > 0 {
@@ -141,6 +141,7 @@ func (l *loop) add(s *Socket) error {
 		l.vacate(s)
 		return err
 	}
+	s.flags.set(flags) // not before: arrived may close s. The loop needs l.mu to find the Socket of an event
 	l.count++
 	if !l.running {
 		l.running = true

@@ -105,16 +105,18 @@ func Poll(t Transport, owner Owner) Transport {
 // Own sets the owner.
 func (s *Socket) Own(owner Owner, arrived func(onLoop bool)) error {
 	s.owner = owner
+	flags := uint32(0)
 	if arrived != nil {
 		s.more().arrived = arrived
-		s.flags.set(arriving)
+		flags = arriving
 	}
 	l, err := pickLoop()
 	if err == nil {
-		err = l.add(s)
+		err = l.add(s, flags)
 	}
 	switch {
 	case err != nil:
+		s.SetDeadline(time.Time{})
 		unix.Close(int(s.fd))
 		return noRoom{err}
 	case s.flags.has(interrupted | overdue): // already

@@ -74,7 +74,7 @@ func closing(code int, reason string) sent {
 	return frameOf(0x88, string(binary.BigEndian.AppendUint16(nil, uint16(code)))+reason)
 }
 
-// said is how a message is told of: whole if it is short.
+// said is how a message is described: whole if it is short.
 func said(kind, p string) string {
 	if len(p) > 40 || kind == "binary" {
 		return fmt.Sprintf("%s %d bytes %x", kind, len(p), p[:min(len(p), 4)])

@@ -113,7 +113,7 @@ func (s *Socket) handle(l *listener) bool {
 type listener struct {
 	Events
 	asked   atomic.Pointer[closeCall] // a close frame is to be sent after Closing
-	serving baton.Baton               // held by who reads what has come
+	serving baton.Baton               // held by the goroutine that reads what has come
 
 	calls         baton.Baton   // held while a function is called; the work is to report what has changed. Guards the fields from written to over
 	busy          atomic.Uint32 // 0 while no function is called; else one more than the milliseconds that sweeps saw of the call

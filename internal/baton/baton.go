@@ -6,8 +6,8 @@ import (
 	"sync/atomic"
 )
 
-// A Baton is held by one goroutine at a time, which does some work. Who finds it held leaves word and goes: then the holder does the
-// work once more before it gives the Baton back. So nobody waits, no work is forgotten, and it is never done by two at once.
+// A Baton is held by one goroutine at a time, which does some work. A goroutine that finds it held leaves word and goes on; the holder
+// then does the work once more before it gives the Baton back. So nobody waits, no work is forgotten, and two never do it at once.
 //
 //	if b.Take() {
 //		for again := true; again; again = !b.Return() {
@@ -15,7 +15,7 @@ import (
 //		}
 //	}
 //
-// The zero value is free. Who holds it may pass it on to another goroutine.
+// The zero value is free. The holder may pass it on to another goroutine.
 type Baton struct {
 	mu   sync.Mutex // locked by the holder
 	held atomic.Bool

@@ -1,8 +1,8 @@
 // Package netpoll moves the bytes of connections.
 //
 // On Linux a [Socket] takes the descriptor of a TCP or Unix socket from the net package and waits for it in epoll sets of its own:
-// it needs no goroutine while nothing happens. Any other connection, and every one elsewhere, is a [Blocking] one: who reads it
-// waits on a goroutine.
+// it needs no goroutine while nothing happens. Any other connection, and every one on other systems, is a [Blocking] one: a
+// goroutine waits in its Read.
 package netpoll
 
 import (

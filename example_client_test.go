@@ -61,6 +61,30 @@ func ExampleDial() {
 	// <nil>
 }
 
+func ExampleRedial() {
+	url, stop := serveEcho()
+	defer stop()
+
+	ctx, cancel := context.WithCancel(context.Background())
+	err := foyer.Redial(ctx, url, nil, func(ctx context.Context, s *foyer.Socket) error {
+		if err := s.SendText(ctx, "here I am"); err != nil {
+			return err // the server has gone: Redial dials again
+		}
+		for {
+			_, p, err := s.Read(ctx)
+			if err != nil {
+				return err
+			}
+			fmt.Println(string(p))
+			cancel() // enough
+		}
+	})
+	fmt.Println(err)
+	// Output:
+	// here I am
+	// context canceled
+}
+
 // A socket that listens calls functions instead of being read from.
 func ExampleSocket_Handle() {
 	s, stop := dialEcho()

@@ -18,7 +18,7 @@ type record struct {
 // keep returns the record of a request that was parsed here.
 func keep(r *http.Request) record {
 	var k record
-	if asked, err := url.ParseRequestURI(r.RequestURI); err != nil || *asked != *r.URL {
+	if !isAsAsked(r) {
 		k.url = r.URL
 	}
 	k.packed = pack(r.Header, r.Method, r.RequestURI, r.Proto, r.Host)
@@ -31,8 +31,17 @@ func keepBase(r *http.Request) record {
 	base := new(http.Request)
 	*base = *r
 	base.Header, base.Trailer = nil, nil
+	if isAsAsked(r) {
+		base.URL = nil
+	}
 	base.Body, base.GetBody, base.Response, base.MultipartForm = http.NoBody, nil, nil, nil
 	return record{packed: pack(r.Header), base: base.Clone(detached{r.Context()})}
+}
+
+// isAsAsked reports whether the URL of r is what its request line says, so that it need not be kept.
+func isAsAsked(r *http.Request) bool {
+	asked, err := url.ParseRequestURI(r.RequestURI)
+	return err == nil && *asked == *r.URL
 }
 
 // unpack returns the request.
@@ -40,6 +49,9 @@ func (k record) unpack() *http.Request {
 	if k.base != nil {
 		r := k.base.Clone(k.base.Context())
 		_, r.Header = unpack(k.packed, 0)
+		if r.URL == nil {
+			r.URL, _ = url.ParseRequestURI(r.RequestURI)
+		}
 		return r
 	}
 	first, header := unpack(k.packed, 4)

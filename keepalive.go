@@ -118,7 +118,7 @@ func (s *Socket) sweepLeft(elapsed time.Duration) {
 func (s *Socket) sweepOutput(elapsed time.Duration) {
 	k := &s.keepalive
 	written := uint32(s.wire.Written())
-	if written != k.written || s.wire.BytesToWrite() == 0 {
+	if written != k.written || !s.wire.OutputWaits() {
 		k.written, k.stuck = written, 0
 		return
 	}

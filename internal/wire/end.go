@@ -75,7 +75,7 @@ func (c *Conn) LookCloser() netpoll.Sight {
 }
 
 // Done reports whether closing the connection now would lose nothing.
-func (c *Conn) Done() bool { return !c.transport.Waits() && c.BytesToWrite() == 0 }
+func (c *Conn) Done() bool { return !c.transport.Waits() && !c.OutputWaits() }
 
 // Released returns a channel that is closed when nobody uses what carries the connection any more, nil where that is not
 // lent, see [stream.Stream.Lend].

@@ -21,8 +21,8 @@ const gatherSize = 64 << 10
 type output struct {
 	mu        sync.Mutex
 	queue     *queue        // what waits; nil when nothing does
-	queued    uint64        // bytes taken in since the beginning
-	written   uint64        // of these, those the kernel has
+	queued    uint64        // bytes taken in since the beginning, but for feeds and for what was put ahead of others
+	written   uint64        // bytes that the kernel has, those of feeds included
 	blocked   atomic.Bool   // who carries waits for the descriptor's loop to take over
 	open      bool          // bytes may leave: the handshake is over
 	busy      bool          // somebody is carrying bytes
@@ -45,23 +45,6 @@ const (
 	Preparing       // a message is being compressed, by somebody who waits for nobody
 	Streaming       // a message is sent frame by frame, as its writer goes on
 )
-
-// A queue is bytes that wait to be written.
-type queue struct {
-	pieces []piece
-	vector [][]byte // what is being written; for who carries
-}
-
-// A piece is bytes in a buffer, or lent by a caller.
-type piece struct {
-	p []byte
-	b *buffer // nil when they are lent
-}
-
-var queues = sync.Pool{New: func() any { return new(queue) }}
-
-// maxVector is how many pieces go into one system call.
-const maxVector = 64
 
 // Open lets bytes leave.
 func (c *Conn) Open() {
@@ -137,11 +120,14 @@ func (c *Conn) Send(f *Frame) (mark uint64, err error) {
 		c.mu.Unlock()
 		return 0, err
 	}
-	c.putFrame(f, key)
 	if f.First&0x0f == frame.Close {
 		c.closed = true
 		c.progressed()
+		if c.queue != nil {
+			c.queue.dropPlaces()
+		}
 	}
+	c.putFrame(f, key)
 	mark = c.queued
 	c.leaveAndUnlock(f.Leave)
 	return mark, nil
@@ -166,7 +152,7 @@ func (c *Conn) leaveAndUnlock(how Leave) {
 
 // fits reports whether n bytes may be taken in.
 func (o *output) fits(n int, room Room) bool {
-	waiting := int(o.queued - o.written)
+	waiting := o.waiting()
 	return room.Max == 0 || waiting+n <= room.Max || room.Alone && waiting == 0
 }
 
@@ -193,6 +179,9 @@ func (c *Conn) Unclaim(how Leave) {
 	c.mu.Lock()
 	c.claim = NoClaim
 	c.progressed()
+	if c.queue != nil {
+		c.queue.putHeld()
+	}
 	c.leaveAndUnlock(how)
 }
 
@@ -224,7 +213,7 @@ func (c *Conn) WaitPrepared() error {
 // saves a goroutine, when the kernel seems to have room. It waits if that was wrong, or if TLS itself waits to answer a request for
 // new keys.
 func (c *Conn) carryInlineAndUnlock() {
-	if c.busy || !c.waits() || !c.mayLeave() || c.queued-c.written > inlineSize || !c.transport.Waits() || !c.transport.Roomy() {
+	if c.busy || !c.waits() || !c.mayLeave() || c.queue.waiting > inlineSize || c.queue.places > 0 || !c.transport.Waits() || !c.transport.Roomy() {
 		c.carryAndUnlock()
 		return
 	}
@@ -261,56 +250,29 @@ func (c *Conn) flushNow() {
 func (c *Conn) putFrame(f *Frame, key uint32) {
 	var header [frame.MaxHeader]byte
 	switch {
+	case f.First&0x08 != 0:
+		h := frame.AppendHeader(header[:0], f.First, len(f.Payload))
+		if c.rules.NewKey != nil {
+			h = frame.AppendMaskedHeader(header[:0], f.First, len(f.Payload), key)
+		}
+		c.putControl(h, f.Payload, key)
 	case c.rules.NewKey != nil:
 		c.put(frame.AppendMaskedHeader(header[:0], f.First, len(f.Payload), key), 0)
 		c.put(f.Payload, key)
 	case f.Lent && len(f.Payload) > 0:
 		c.put(frame.AppendHeader(header[:0], f.First, len(f.Payload)), 0)
-		c.queue.pieces = append(c.queue.pieces, piece{p: f.Payload})
-		c.queued += uint64(len(f.Payload))
+		c.putLent(f.Payload)
 	default:
 		c.put(frame.AppendHeader(header[:0], f.First, len(f.Payload)), 0)
 		c.put(f.Payload, 0)
 	}
 }
 
-// put puts p at the end of the queue, with a mask on it.
-func (o *output) put(p []byte, key uint32) {
-	o.queued += uint64(len(p))
-	q := o.getQueue()
-	for len(p) > 0 {
-		last := len(q.pieces) - 1
-		if last < 0 || q.pieces[last].b == nil || q.pieces[last].b.w == len(q.pieces[last].b.data) {
-			b := getBuffer()
-			q.pieces = append(q.pieces, piece{p: b.data[:0], b: b})
-			last++
-		}
-		b := q.pieces[last].b
-		n := copy(b.data[b.w:], p)
-		if key != 0 {
-			key = frame.Mask(b.data[b.w:b.w+n], key)
-		}
-		b.w += n
-		q.pieces[last].p = q.pieces[last].p[:len(q.pieces[last].p)+n]
-		p = p[n:]
-	}
-}
-
-func (o *output) getQueue() *queue {
-	if o.queue == nil {
-		o.queue = queues.Get().(*queue)
-	}
-	return o.queue
-}
-
-// waits reports whether there is something in the queue.
-func (o *output) waits() bool { return o.queue != nil && len(o.queue.pieces) > 0 }
-
 // letGo sees to it that what is being gathered does not wait for long. The caller has the lock.
 func (c *Conn) letGo() {
 	switch {
 	case c.gathering == no:
-	case c.queued-c.written >= gatherSize:
+	case c.waiting() >= gatherSize:
 		c.gathering = no
 	case c.gathering == untilRead && !c.scheduled && c.waits():
 		c.scheduled = true
@@ -407,17 +369,14 @@ func (c *Conn) carry(batch [][]byte, rounds int) {
 			c.fail(err, true)
 			return
 		}
-		batch = c.wrote(n, full)
-		if batch == nil {
-			return
-		}
-		if full {
+		var blocked bool
+		if batch, blocked = c.wrote(n, full); blocked {
 			if err := c.transport.AwaitRoom(); err != nil && c.blocked.CompareAndSwap(true, false) {
 				c.fail(err, true)
 			}
 			return // unblock carries on
 		}
-		if rounds--; rounds == 0 {
+		if rounds--; rounds == 0 && batch != nil {
 			go c.carry(batch, forever)
 			return
 		}
@@ -437,27 +396,27 @@ func (c *Conn) unblock() {
 // batch returns what is to be written next, or nil where there is nothing or something holds it back; nobody is busy
 // then. The caller has the lock and is busy.
 func (c *Conn) batch() [][]byte {
-	if !c.waits() || !c.mayLeave() {
-		c.busy = false
-		c.progressed()
-		return nil
+	if c.waits() && c.mayLeave() {
+		if next := c.queue.next(); len(next) > 0 {
+			return next
+		}
+		c.putQueue()
 	}
-	q := c.queue
-	q.vector = q.vector[:0]
-	for _, piece := range q.pieces[:min(len(q.pieces), maxVector)] {
-		q.vector = append(q.vector, piece.p)
-	}
-	return q.vector
+	c.busy = false
+	c.progressed()
+	return nil
 }
 
-// wrote takes the first n bytes out of the queue, which were written, and returns what is to be written next, be it by
-// the loop when the kernel has room again.
-func (c *Conn) wrote(n int, full bool) [][]byte {
+// wrote takes the first n bytes out of the queue, which were written, and returns what is to be written next. If the kernel is full, unblock
+// will ask for that instead.
+func (c *Conn) wrote(n int, full bool) (batch [][]byte, blocked bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.written += uint64(n)
 	if c.err == nil {
 		c.consume(n)
+		c.putQueue()
+	} else {
+		c.written += uint64(n)
 	}
 	if n > 0 {
 		c.progressed()
@@ -465,33 +424,11 @@ func (c *Conn) wrote(n int, full bool) [][]byte {
 			c.owner.Wrote()
 		}
 	}
-	batch := c.batch()
-	c.blocked.Store(full && batch != nil)
-	return batch
-}
-
-// consume drops the first n bytes of the queue.
-func (o *output) consume(n int) {
-	q := o.queue
-	done := 0
-	for done < len(q.pieces) && n >= len(q.pieces[done].p) {
-		n -= len(q.pieces[done].p)
-		if b := q.pieces[done].b; b != nil {
-			putBuffer(b)
-		}
-		done++
+	if full && c.waits() && c.mayLeave() {
+		c.blocked.Store(true)
+		return nil, true
 	}
-	if n > 0 {
-		q.pieces[done].p = q.pieces[done].p[n:]
-	}
-	rest := copy(q.pieces, q.pieces[done:])
-	clear(q.pieces[rest:])
-	q.pieces = q.pieces[:rest]
-	if rest == 0 {
-		clear(q.vector[:cap(q.vector)]) // nothing may be kept from being freed
-		o.queue = nil
-		queues.Put(q)
-	}
+	return c.batch(), false
 }
 
 // fail ends the output. With carrying, the caller was busy and stops.
@@ -503,6 +440,7 @@ func (c *Conn) fail(err error, carrying bool) {
 	first := c.err == nil
 	if first {
 		c.err = err
+		c.queued -= c.left()
 		c.queue = nil // and its buffers, which somebody may be writing from
 	}
 	c.progressed()
@@ -531,10 +469,7 @@ func (o *output) progressed() {
 func (c *Conn) BytesToWrite() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err != nil {
-		return 0
-	}
-	return int(c.queued - c.written)
+	return c.waiting()
 }
 
 // ReportWritten calls the owner's Wrote from now on. It returns how many bytes were written before.
@@ -552,14 +487,21 @@ func (c *Conn) Written() uint64 {
 	return c.written
 }
 
+// OutputWaits reports whether anything waits for the kernel to take it.
+func (c *Conn) OutputWaits() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err == nil && c.waits()
+}
+
 // WaitRoom waits until no more than n bytes are waiting.
 func (c *Conn) WaitRoom(ctx context.Context, n int) error {
-	return c.awaitOutput(ctx, func() bool { return c.queued-c.written <= uint64(n) })
+	return c.awaitOutput(ctx, func() bool { return c.waiting() <= n })
 }
 
 // WaitWritten waits until the kernel has all bytes up to mark.
 func (c *Conn) WaitWritten(ctx context.Context, mark uint64) error {
-	return c.awaitOutput(ctx, func() bool { return c.written >= mark })
+	return c.awaitOutput(ctx, func() bool { return c.queued-c.left() >= mark })
 }
 
 // Flush waits until the kernel has all bytes that were taken in before the call.

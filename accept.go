@@ -8,8 +8,8 @@ import (
 
 // Accept waits for the next socket, oldest first. It returns ctx's error, or ErrClosed once the Handler is closed.
 //
-// Call Accept again quickly: when no call has waited and no socket was taken for a second, clients that find the pool
-// full are refused. [Handler.ForEach] has no such condition.
+// Call Accept again within a second. If no Accept waits and no socket is taken for a second, new clients are refused
+// while the pool is full. ForEach does not have this restriction.
 func (h *Handler) Accept(ctx context.Context) (*Socket, error) {
 	h.init()
 	for {
@@ -65,14 +65,16 @@ func (h *Handler) Incoming(ctx context.Context) iter.Seq[*Socket] {
 }
 
 // ForEach calls f for each new socket, on a goroutine of its own. While it runs, no socket waits in the pool and
-// MaxPending has no effect. f's context ends with ctx, with the socket, or when the client is seen to have left.
+// MaxPending has no effect. The context passed to f is canceled when ctx is done, when the socket ends, or when foyer
+// notices that the client has disconnected.
 //
 // When f returns, the socket is closed with CloseNormalClosure, or CloseGoingAway if ctx has ended; a socket that
 // handles events (see [Socket.Handle]) stays open. If f panics, the socket is closed with CloseInternalServerErr, and
 // the panic is logged and passed to OnError.
 //
-// ForEach returns ctx's error, or ErrClosed when the Handler is closed, after every f has returned and their sockets
-// have ended. Several ForEach may run at once and share the sockets. Only MaxOpen limits how many functions run.
+// ForEach returns ctx.Err(), or ErrClosed when the Handler is closed. Before it returns it waits until every f has
+// returned and every socket has ended. Several ForEach may run at once and share the sockets. Only MaxOpen limits how
+// many functions run.
 func (h *Handler) ForEach(ctx context.Context, f func(context.Context, *Socket)) error {
 	h.init()
 	if f == nil {

@@ -14,10 +14,9 @@ type Dropped struct {
 }
 
 // Broadcast sends p as one message to each of sockets, as [Socket.TryWrite] does: it never waits. The message is
-// encoded once. Broadcast returns the sockets that could not take it, or nil. p is the caller's again when Broadcast
-// returns.
+// encoded once. Broadcast returns the sockets that could not take it, or nil. Broadcast does not retain p.
 //
-// A dropped socket stays open and misses the message. A program may also close it:
+// A dropped socket misses this message but stays open. A program may close it instead:
 //
 //	for _, d := range foyer.Broadcast(h.Sockets(), foyer.Text, news) {
 //		d.Socket.Close(foyer.CloseTryAgainLater, "too slow")

@@ -22,8 +22,8 @@ const maxReason = 123
 // should wait for Done. On a closing or closed socket, Close does nothing.
 //
 // Codes that may be sent are 1000 to 1003, 1007 to 1014, and 3000 to 4999. CloseNoStatusReceived sends a close frame
-// without a code. With any other code Close returns an error and sends CloseInternalServerErr. A reason over 123 bytes
-// is cut.
+// without a code. For any other code, Close sends CloseInternalServerErr and returns an error. A reason longer than 123
+// bytes is truncated.
 func (s *Socket) Close(code CloseCode, reason string) error {
 	if !code.sendable() && code != CloseNoStatusReceived {
 		s.beginClose(CloseInternalServerErr, "")
@@ -33,8 +33,8 @@ func (s *Socket) Close(code CloseCode, reason string) error {
 	return nil
 }
 
-// Abort closes the connection at once, without a close frame and without sending buffered output. Both sides see
-// CloseAbnormalClosure.
+// Abort closes the connection at once, without a close frame and without sending buffered output. CloseCode is then
+// CloseAbnormalClosure on both sides.
 func (s *Socket) Abort() error {
 	s.abort(nil)
 	return nil

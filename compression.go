@@ -18,7 +18,7 @@ const (
 	// Broadcast compresses once for all sockets.
 	CompressionNoContextTakeover
 
-	// CompressionContextTakeover lets a message refer to earlier ones, which makes short, similar messages several
+	// CompressionContextTakeover keeps the compression context between messages. Short, similar messages become several
 	// times smaller. A socket keeps 8 KiB for it, or 36 KiB if the client cannot use a small window. A Broadcast
 	// compresses once for each such socket.
 	CompressionContextTakeover

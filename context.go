@@ -7,7 +7,7 @@ import (
 
 // Context returns a context that ends with the socket, or as soon as the peer is seen to have left. Its cause is the
 // *CloseError, or an error that says that the peer has left. Messages that arrived before can still be read, even with
-// this context.
+// this context or one derived from it: Read ignores that such a context is done.
 func (s *Socket) Context() context.Context {
 	s.mu.Lock()
 	defer s.mu.Unlock()

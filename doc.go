@@ -1,16 +1,17 @@
-// Package foyer lets WebSockets into a net/http program: it upgrades requests and raw connections, decides who may come
-// in, and lets accepted sockets wait in a bounded pool until the program takes them.
+// Package foyer implements WebSockets (RFC 6455) for net/http. A Handler upgrades requests and raw connections, decides
+// which clients may connect, and queues accepted sockets until the program takes them.
 //
 // # The life of a socket
 //
-// A request reaches [Handler.ServeHTTP] through any router, over HTTP/1.1, HTTP/2 or HTTP/3, a connection reaches
-// [Handler.HandleConnection] from any listener (such as a [Server]'s), or somebody else's hijacked connection reaches
-// [Handler.HandleUpgrade]. The request is checked, and [Handler.Origins] and [Handler.Authorize] are asked. Then a place in
-// the pool is reserved, before anything is answered, so that no client is let in and turned away after; a handshake that
-// finds none waits, in order, as long as the program takes its sockets. The [Socket] waits in the pool; what its client
-// sends in the meantime waits in the kernel. The program takes it with [Handler.Accept], [Handler.ForEach] or one of their
-// kin, and from then on it is the program's. It ends once: by a close handshake, because it was aborted, because the peer
-// left or broke a rule, or with the Handler. [Socket.Err] tells how.
+// A request reaches [Handler.ServeHTTP] through any router, over HTTP/1.1, HTTP/2 or HTTP/3. [Handler.HandleConnection]
+// takes a connection from any listener, such as a [Server]'s. [Handler.HandleUpgrade] takes a connection that the
+// caller has hijacked. The request is checked, and [Handler.Origins] and [Handler.Authorize] are asked. Then foyer
+// reserves a place in the pool. Because this happens before the response, no client is accepted and then dropped. If
+// the pool is full, the handshake waits in order while the program is taking sockets (see MaxPending). The [Socket]
+// waits in the pool; until then, data from the client stays in the kernel. The program takes it with [Handler.Accept],
+// Incoming, NextPending or ForEach, and owns it from then on. A socket ends exactly once: after a close handshake, when
+// it is aborted, when the peer disconnects or violates the protocol, or when the Handler is shut down. [Socket.Err]
+// returns the reason.
 //
 //	h := &foyer.Handler{}
 //	http.Handle("/ws", h)

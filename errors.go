@@ -17,8 +17,9 @@ import (
 // programs.
 type CloseCode int
 
-// The close codes of RFC 6455 section 7.4.1 and of IANA's registry, under gorilla's names. CloseNoStatusReceived,
-// CloseAbnormalClosure and CloseTLSHandshake are only ever reported, never sent.
+// The close codes of RFC 6455 section 7.4.1 and the IANA registry. The names are those of gorilla/websocket.
+// CloseNoStatusReceived, CloseAbnormalClosure and CloseTLSHandshake never appear in a close frame. (Close accepts
+// CloseNoStatusReceived and sends a frame without a code.)
 const (
 	CloseNormalClosure           CloseCode = 1000
 	CloseGoingAway               CloseCode = 1001
@@ -70,8 +71,7 @@ func (c CloseCode) sendable() bool { return frame.ValidCloseCode(int(c)) }
 var (
 	// ErrClosed says that the socket, the Handler or the Server has been closed.
 	ErrClosed = errors.New("foyer: closed")
-	// ErrPendingFull says that as many sockets wait for Accept as may (Handler.MaxPending), and that the program does not
-	// take them.
+	// ErrPendingFull is returned when Handler.MaxPending sockets are waiting and the program is not taking them.
 	ErrPendingFull = errors.New("foyer: too many pending connections")
 	// ErrOriginNotAllowed says that Handler.Origins refused the request.
 	ErrOriginNotAllowed = errors.New("foyer: origin not allowed")
@@ -80,17 +80,17 @@ var (
 	// ErrWriteBufferFull says that TryWrite or Broadcast found no room for the message in MaxWriteBuffer: the peer reads
 	// more slowly than the program writes.
 	ErrWriteBufferFull = errors.New("foyer: write buffer full")
-	// ErrWriterOpen says that TryWrite or Broadcast found the message of a Writer unfinished.
+	// ErrWriterOpen means that TryWrite or Broadcast was called while a Writer was open on the socket.
 	ErrWriterOpen = errors.New("foyer: a Writer is open")
-	// ErrPingTimeout says that the peer did not answer a keepalive ping within PongTimeout, or took nothing of what
-	// waited to be written for as long.
+	// ErrPingTimeout means that the peer did not answer a ping within PongTimeout, or that it accepted none of the
+	// buffered output for that long.
 	ErrPingTimeout = errors.New("foyer: peer does not answer")
 	// ErrMessageTooBig says that the peer sent more than MaxMessageSize or MaxFrameSize allows, or that a message given to
 	// TryWrite or Broadcast would not even fit into an empty MaxWriteBuffer.
 	ErrMessageTooBig = errors.New("foyer: message too big")
 	// ErrNotListening says that the Server has no listener.
 	ErrNotListening = errors.New("foyer: not listening")
-	// ErrReading says that another goroutine reads from the socket already, or that its Events or CloseRead do.
+	// ErrReading means that the socket is already being read: by another goroutine, by Events, or by CloseRead.
 	ErrReading = errors.New("foyer: socket is being read already")
 
 	errDropped        = errors.New("foyer: the rest of the message was dropped by a later Read")
@@ -110,7 +110,7 @@ type HandshakeError struct {
 	Code    CloseCode     // what QWebSocketServer would report for it
 	Reason  string        // for the peer: the body of the answer
 	Err     error         // for the program: never sent; may be nil
-	Request *http.Request // nil when no request could be parsed; only valid until the hook that gets it returns
+	Request *http.Request // nil when no request could be parsed; only valid until the function that gets it returns
 
 	header http.Header // for the answer
 	hint   string      // for the log

@@ -9,7 +9,8 @@ import (
 	"github.com/foyerws/foyer/internal/baton"
 )
 
-// Events are functions that a socket calls, instead of being read from; see [Socket.Handle]. Each may be nil.
+// Events holds callbacks for a socket. A socket with Events is not read with Read; see [Socket.Handle]. Each may be
+// nil.
 //
 // The functions of one socket are called in the order in which things happened, one at a time. Those of different
 // sockets run concurrently. A function may block: that delays its own socket only. A panic ends the socket with
@@ -18,8 +19,8 @@ import (
 // On Linux, a socket over TCP or a Unix socket has no goroutine while it waits for input. Elsewhere, and over TLS,
 // HTTP/2 and HTTP/3, it has one.
 type Events struct {
-	// Message is called for each message. p is valid until Message returns. Text is valid UTF-8. Messages written in
-	// the meantime leave together, after at most about a millisecond.
+	// Message is called for each message. p is valid until Message returns. Text is valid UTF-8. Messages written while
+	// Message runs are sent together, at the latest about a millisecond later.
 	Message func(s *Socket, t MessageType, p []byte)
 
 	// Frame is called for each complete frame of a message, before Message; last marks the last one. p is valid until
@@ -34,14 +35,15 @@ type Events struct {
 	// reported in one call. The last bytes may not be reported.
 	BytesWritten func(s *Socket, n int)
 
-	// StateChanged is called when the socket is Closing (never for an aborted one) and when it is Closed.
+	// StateChanged is called when the socket enters StateClosing (not if it is aborted) and when it enters StateClosed.
 	StateChanged func(s *Socket, state State)
 
-	// Error is called before Closed if the socket did not end with a close handshake. err is that of Err.
+	// Error is called before Closed if the socket did not end with a close handshake. err is the value that Socket.Err
+	// returns.
 	Error func(s *Socket, err error)
 
-	// Closing is called before a close frame is sent, ours or our answer. What it writes is sent before the close
-	// frame.
+	// Closing is called before foyer sends a close frame, whether it starts the close handshake or answers one.
+	// Messages that Closing writes are sent before that frame.
 	Closing func(s *Socket)
 
 	// Closed is always called, last.
@@ -52,8 +54,8 @@ type Events struct {
 // of a message is dropped, and Read and Reader return ErrReading. It panics if the socket handles events already, after
 // CloseRead, or while a Read is under way.
 //
-// With a Closing function, Close sends the close frame after Closing has returned. The socket stays open when the
-// ForEach function that called Handle returns.
+// If e.Closing is set, Close sends the close frame after Closing returns. The socket stays open when the ForEach
+// function that called Handle returns.
 func (s *Socket) Handle(e Events) {
 	if !s.handle(&listener{Events: e}) {
 		panic("foyer: Handle on a socket that is being read, or handles events already")

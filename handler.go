@@ -17,41 +17,43 @@ import (
 // A Handler accepts WebSockets. It is an http.Handler for any router, accepts raw connections with HandleConnection,
 // and queues accepted sockets in a bounded pool until the program takes them.
 //
-// The zero value works: it admits pages of the same host and clients without Origin, and has the limits below. Do not
-// change fields once the Handler is in use; the Set methods may be called at any time. All methods are safe for
-// concurrent use. A Handler must not be copied.
+// The zero value works: it admits pages of the same host and clients without Origin, and has the default limits of its
+// fields. Do not change fields once the Handler is in use; the Set methods may be called at any time. All methods are
+// safe for concurrent use. A Handler must not be copied.
 type Handler struct {
 	// ServerName is the Server header of every answer. Empty sends none.
 	ServerName string
 
-	// Origins decides which web pages may connect. Nil means [SameOrigin]. If it admits too much, any page on the web
-	// can open sockets in the name of a user whom the server knows by a cookie (RFC 6455 section 10.2).
+	// Origins decides which web pages may connect. Nil means [SameOrigin]. If it is too permissive, any web page can
+	// open sockets as a user who is identified by a cookie (RFC 6455 section 10.2).
 	Origins OriginAuthenticator
 
-	// Authorize, if not nil, is asked last. The header it returns is added to the answer; it must not contain headers
-	// of the handshake. If it returns an error, the client gets 403 without the error's text, or the Status and Reason
-	// of the *HandshakeError that it returned. The request's context ends at the handshake's deadline. A panic is
-	// answered with 500.
+	// Authorize, if not nil, is called after Origins has admitted the request. The header it returns is added to the
+	// answer; it must not contain headers of the handshake. If it returns an error, the client gets 403 without the
+	// error's text, or the Status and Reason of the *HandshakeError that it returned. The request's context is canceled
+	// at HandshakeTimeout. A panic is answered with 500.
 	Authorize func(*http.Request) (http.Header, error)
 
-	// Subprotocols are those the program speaks. The first of the client's list that is among them is selected. If none
-	// is, the socket has none, and a browser that asked for one closes it.
+	// Subprotocols lists the subprotocols that the server supports. The first one offered by the client that is in the
+	// list is selected. If there is none, no subprotocol is negotiated, and a browser that offered some fails the
+	// connection.
 	Subprotocols []string
 
 	// MaxPending is how many sockets may wait for Accept. 0 means 30, negative no limit. It has no effect while a
 	// ForEach runs, because nothing waits then.
 	//
-	// A handshake that finds the pool full waits, first come, first served, within HandshakeTimeout, as long as the
-	// program takes its sockets: an Accept is waiting, a socket was taken or NextPending called within the last second,
-	// or the first handshake was less than a second ago. At most 4,096 handshakes wait. Otherwise the client gets 503
-	// at once.
+	// If the pool is full, a handshake waits in FIFO order, up to HandshakeTimeout, while the program is taking
+	// sockets. The program counts as taking sockets if an Accept is waiting, if it took a socket or called NextPending
+	// within the last second, or if the Handler's first handshake was less than a second ago. At most 4,096 handshakes
+	// wait. A handshake that may not wait gets 503 at once.
 	MaxPending int
 
 	// MaxOpen is how many sockets may be open, pending ones included. Further clients get 503. 0 means no limit.
 	MaxOpen int
 
-	// HandshakeTimeout limits a whole handshake, hooks included, which must heed their request's context. 0 means 10
-	// seconds. Negative means no limit; then a client that sends nothing holds its connection for ever.
+	// HandshakeTimeout limits the whole handshake, including Origins and Authorize, which must return when the
+	// request's context is done. 0 means 10 seconds. Negative means no limit; then a client that sends nothing holds
+	// its connection for ever.
 	HandshakeTimeout time.Duration
 
 	// MaxMessageSize is how many bytes a message from the client may have, after decompression. A longer one ends the
@@ -60,7 +62,7 @@ type Handler struct {
 	MaxMessageSize int64
 
 	// MaxFrameSize is how many bytes of payload one frame from the client may have, before decompression. A longer one
-	// ends the socket with CloseMessageTooBig. 0 means no limit but MaxMessageSize.
+	// ends the socket with CloseMessageTooBig. 0 means that only MaxMessageSize applies.
 	MaxFrameSize int64
 
 	// MaxWriteBuffer is how many bytes may wait for one client that reads slowly. When it is full, Write waits and
@@ -68,7 +70,7 @@ type Handler struct {
 	// buffer messages of 16 KiB and more; it waits until the kernel has them.
 	MaxWriteBuffer int
 
-	// OutgoingFrameSize is the largest payload of a frame that we send; longer messages are split. 0 means no limit.
+	// OutgoingFrameSize is the maximum payload of an outgoing frame. Longer messages are split. 0 means no limit.
 	OutgoingFrameSize int
 
 	// Compression lets clients negotiate permessage-deflate (RFC 7692). It costs CPU time for each message, and about 1
@@ -76,11 +78,11 @@ type Handler struct {
 	Compression CompressionMode
 
 	// CompressionMemory is how many bytes all sockets together may keep for context takeover. When it is used up,
-	// further sockets negotiate none. 0 means 64 MiB, negative no limit.
+	// further sockets do not negotiate context takeover. 0 means 64 MiB, negative no limit.
 	CompressionMemory int64
 
 	// CompressionLevel is 1 (fastest) to 9. 0 means 3; other values panic at first use. It has no effect for clients
-	// that ask for a window below 32 KiB.
+	// that ask for a window smaller than 32 KiB.
 	CompressionLevel int
 
 	// CompressionThreshold is the length in bytes from which messages are compressed. A Writer always compresses. 0
@@ -91,10 +93,10 @@ type Handler struct {
 	// keepalive; then a client that vanished is noticed only when something is written to it, if at all.
 	PingInterval time.Duration
 
-	// PongTimeout is how long a client may take to answer that ping, or to take some of the output that waits for it;
-	// then the socket ends with ErrPingTimeout. 0 means 30 seconds. Any input counts as an answer. While the program
-	// leaves input unread, an acknowledgement by the client's kernel counts on Linux; elsewhere only the output is
-	// watched.
+	// PongTimeout is how long a client may take to answer a keepalive ping or to accept some of its buffered output.
+	// After that the socket ends with ErrPingTimeout. 0 means 30 seconds. Any input counts as an answer. If the program
+	// leaves input unread, foyer cannot see the pong. On Linux a TCP acknowledgment then counts as an answer; on other
+	// systems only the output is checked.
 	PongTimeout time.Duration
 
 	// CloseTimeout is how long a client may take to answer a close frame before its connection is cut. 0 means 5
@@ -102,9 +104,9 @@ type Handler struct {
 	CloseTimeout time.Duration
 
 	// Logger receives a line for each refused handshake, with a hint at the cause, and for each panic of the program's
-	// functions, with its stack. At most five lines of a kind are written a second; then a count. URL queries, headers
-	// other than Host and Origin, and messages are never logged. Nil means slog.Default();
-	// slog.New(slog.DiscardHandler) is silent.
+	// functions, with its stack. At most five lines of each kind are logged per second, followed by the number of
+	// omitted lines. URL queries, headers other than Host and Origin, and messages are never logged. Nil means
+	// slog.Default(); slog.New(slog.DiscardHandler) is silent.
 	Logger *slog.Logger
 
 	// OnError, if not nil, receives refused and failed handshakes (*HandshakeError, *TLSError), failed accepts of a
@@ -155,7 +157,7 @@ func (h *Handler) init() {
 }
 
 // ServeHTTP performs the opening handshake and puts the socket into the pool. It returns when that is done. An invalid
-// or refused request gets an HTTP answer, and its connection is closed.
+// or refused request gets an HTTP error response, and its connection is closed.
 //
 // Over HTTP/2 (RFC 8441, see [EnableHTTP2]) and HTTP/3 (RFC 9220) the handshake is a CONNECT and the socket is the
 // request's stream. ServeHTTP then returns when the socket has ended, and a refusal does not close the connection.
@@ -170,8 +172,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // Upgrade is like ServeHTTP but returns the socket instead of queueing it. If it returns an error, a *HandshakeError,
 // the request has been answered.
 //
-// Over HTTP/2 and HTTP/3 the socket lives no longer than the request's handler. The handler must not return before
-// [Socket.Done] is closed, even after an error from Read:
+// Over HTTP/2 and HTTP/3 the socket ends when the handler returns. The handler must wait until [Socket.Done] is closed,
+// even after an error from Read:
 //
 //	defer func() {
 //		s.Close(foyer.CloseNormalClosure, "")
@@ -229,19 +231,20 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*S
 
 // HandleConnection performs the opening handshake on a connection that was accepted elsewhere: it reads the request,
 // answers it, and puts the socket into the pool. It returns nil, a *HandshakeError or a *TLSError, at the latest one
-// second after HandshakeTimeout. Any net.Conn will do: TCP, TLS, a Unix socket, net.Pipe. If the connection does not
-// support deadlines, contexts cannot end a Read.
+// second after HandshakeTimeout. conn may be any net.Conn. If it does not support deadlines, canceling the context of
+// Read has no effect.
 //
-// The Handler owns conn from the call on, and closes it if the handshake fails. Bytes behind the request are the first
-// frames. A request line or header line is limited to 8 KiB, the header to 100 lines, the whole head to 64 KiB.
+// The Handler owns conn from the call on, and closes it if the handshake fails. Bytes that follow the request are read
+// as the first frames. A request line or header line is limited to 8 KiB, the header to 100 lines, the whole head to 64
+// KiB.
 func (h *Handler) HandleConnection(conn net.Conn) error {
 	return h.enter(wire.New(conn, nil)).handle(shakeForSocket)
 }
 
 // HandleUpgrade performs the opening handshake on a request that the caller has read, for example in a handler that
-// hijacked the connection. rw holds what was buffered of conn, and may be nil. HandleUpgrade answers and puts the
-// socket into the pool. The Handler owns conn from the call on, and closes it if a *HandshakeError is returned. r is
-// not kept. For HTTP/2 and HTTP/3 use ServeHTTP.
+// hijacked the connection. rw holds data already buffered from conn, as returned by Hijack. It may be nil.
+// HandleUpgrade answers and puts the socket into the pool. The Handler owns conn from the call on, and closes it if a
+// *HandshakeError is returned. r is not kept. For HTTP/2 and HTTP/3 use ServeHTTP.
 func (h *Handler) HandleUpgrade(r *http.Request, conn net.Conn, rw *bufio.ReadWriter) error {
 	h.init()
 	deadline := h.deadline()
@@ -471,7 +474,7 @@ func (h *Handler) Pause() { h.paused.Store(true) }
 // Resume admits handshakes again.
 func (h *Handler) Resume() { h.paused.Store(false) }
 
-// SetMaxPending changes MaxPending. Sockets that wait already stay.
+// SetMaxPending changes MaxPending. Sockets that are already waiting are not affected.
 func (h *Handler) SetMaxPending(n int) {
 	h.init()
 	h.pool.limit(n)
@@ -509,8 +512,8 @@ func (h *Handler) Stats() Stats {
 	return st
 }
 
-// LastError returns the last error that was, or would have been, passed to OnError. A *HandshakeError has no Request
-// here.
+// LastError returns the most recent error passed to OnError, or that would have been if OnError were set. In a
+// *HandshakeError, Request is nil.
 func (h *Handler) LastError() error {
 	h.init()
 	return h.config.last()

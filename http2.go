@@ -21,9 +21,9 @@ var ErrNoExtendedConnect = errors.New("foyer: net/http does not announce extende
 // It returns [ErrNoExtendedConnect] when this process does not announce extended CONNECT; clients then use HTTP/1.1. To
 // announce it, import the package extendedconnect, or start the process with GODEBUG=http2xconnect=1.
 //
-// It also sets three limits that srv.HTTP2 leaves at 0, so that one socket cannot stall the others on its connection:
-// 128 KiB of unread input a stream, 4 MiB a connection, and 30 seconds in which a connection must accept some output.
-// The first two also limit how much an upload can send in one round trip.
+// It also sets three fields of srv.HTTP2 if they are 0: 128 KiB of unread input per stream, 4 MiB per connection, and a
+// write timeout of 30 seconds. With these, one socket cannot stall the others on its connection. The first two also
+// limit how much an upload can send in one round trip.
 func EnableHTTP2(srv *http.Server) error {
 	if srv.HTTP2 == nil {
 		srv.HTTP2 = new(http.HTTP2Config)

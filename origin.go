@@ -61,8 +61,8 @@ type anyOrigin struct{}
 
 func (anyOrigin) OriginAllowed(*http.Request) bool { return true }
 
-// RequireOrigin admits what a admits, but no request without Origin. That keeps out clients that are not browsers and
-// do not pretend to be one.
+// RequireOrigin is like a but refuses requests without an Origin header. It keeps out clients that are not browsers,
+// unless they forge the header.
 func RequireOrigin(a OriginAuthenticator) OriginAuthenticator {
 	if a == nil {
 		panic("foyer: RequireOrigin of nil")
@@ -79,8 +79,8 @@ func RequireOrigin(a OriginAuthenticator) OriginAuthenticator {
 //	http://localhost:*          this host at any port
 //
 // Scheme, host and port are compared separately and without regard to case. Names may be in Unicode or Punycode. A
-// default port equals none. A request without Origin is admitted; one with several, with "null", or with a malformed
-// one is not. AllowOrigins panics on a malformed pattern.
+// default port (80, 443) matches an origin without a port. A request without Origin is admitted. A request with several
+// origins, with "null", or with a malformed origin is refused. AllowOrigins panics on a malformed pattern.
 func AllowOrigins(patterns ...string) OriginAuthenticator {
 	list := make(originList, len(patterns))
 	for i, p := range patterns {

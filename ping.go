@@ -24,11 +24,11 @@ type ping struct {
 var lastPing atomic.Uint64
 
 // Ping sends a ping and waits for its pong (RFC 6455 sections 5.5.2 and 5.5.3). It returns the time between them.
-// payload may have 125 bytes; an empty one is replaced by a number.
+// payload may have up to 125 bytes. If it is empty, foyer sends a number instead.
 //
 // Pongs are noticed only while the socket is read: by Read, Events or CloseRead. After PongTimeout, Ping returns
-// ErrPingTimeout and the socket stays open. Do not call Ping from a function of the socket's own Events, where it would
-// wait for itself; use Events.Pong.
+// ErrPingTimeout and the socket stays open. Do not call Ping from one of the socket's Events functions: the pong cannot
+// be processed until that function returns. Use Events.Pong.
 func (s *Socket) Ping(ctx context.Context, payload []byte) (time.Duration, error) {
 	if len(payload) > 125 {
 		return 0, errors.New("foyer: a ping carries at most 125 bytes (RFC 6455 section 5.5)")

@@ -10,11 +10,11 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// Read waits for the next message. The slice is the caller's. Text is valid UTF-8.
+// Read waits for the next message. The caller owns the returned slice. Text is valid UTF-8.
 //
-// If ctx ends before a message has begun, Read returns ctx's error and the socket stays open; if it ends in the middle
-// of a message, the connection is broken. Other errors are final: a *CloseError, or ErrReading while another goroutine
-// reads.
+// If ctx ends before a message has begun, Read returns ctx's error and the socket stays open; if ctx is done in the
+// middle of a message, the connection is closed. Other errors are final, such as a *CloseError, but for ErrReading,
+// which is returned while another goroutine reads.
 func (s *Socket) Read(ctx context.Context) (MessageType, []byte, error) {
 	if err := s.lockRead(ctx); err != nil {
 		return 0, nil, err
@@ -41,7 +41,8 @@ func (s *Socket) Read(ctx context.Context) (MessageType, []byte, error) {
 
 // Reader waits for the next message and returns a reader of it, which returns bytes as they arrive and io.EOF at the
 // end. The next call of Read or Reader drops the unread rest and invalidates the reader. If ctx ends before the message
-// does, the connection is broken. Errors are those of Read.
+// has begun, Reader returns its error and the socket stays open. If ctx ends later but before the message does, the
+// connection is aborted. Errors are those of Read.
 func (s *Socket) Reader(ctx context.Context) (MessageType, io.Reader, error) {
 	if err := s.lockRead(ctx); err != nil {
 		return 0, nil, err

@@ -212,7 +212,7 @@ func (s *Server) Port() int {
 }
 
 // URL returns the URL for clients, or nil without a listener. A Server that listens on all addresses has the host
-// localhost. A Unix socket has the scheme ws+unix or wss+unix and its path.
+// localhost. For a Unix socket the scheme is ws+unix or wss+unix and the path is that of the socket.
 func (s *Server) URL() *url.URL {
 	scheme := "ws"
 	if s.Secure() {
@@ -241,8 +241,8 @@ func (s *Server) IsListening() bool { return s.Addr() != nil }
 func (s *Server) Secure() bool { return s.TLSConfig != nil }
 
 // File returns a copy of the listening socket's file, for a process that takes over (see ListenFile). The caller closes
-// it. It returns ErrNotListening without a listener, and errors.ErrUnsupported if the listener has no file. Closing the
-// Server then leaves the path of a Unix socket in place.
+// it. It returns ErrNotListening without a listener, and errors.ErrUnsupported if the listener has no file. After File,
+// closing the Server does not remove the path of a Unix socket.
 func (s *Server) File() (*os.File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -275,8 +275,8 @@ func (s *Server) Resume() {
 	}
 }
 
-// Shutdown closes the listener and calls Handler.Shutdown. Without a listener it still does, and returns
-// ErrNotListening.
+// Shutdown closes the listener and calls Handler.Shutdown. If there is no listener, it still shuts the Handler down and
+// returns ErrNotListening.
 func (s *Server) Shutdown(ctx context.Context) error {
 	err := s.stopForGood()
 	if s.Handler == nil {

@@ -6,11 +6,12 @@ import (
 	"time"
 )
 
-// Shutdown closes the Handler. New handshakes get 503, handshakes under way are broken off, Accept returns ErrClosed,
+// Shutdown closes the Handler. New handshakes get 503, handshakes in progress are aborted, Accept returns ErrClosed,
 // and every socket gets a close frame with CloseGoingAway. Shutdown waits until all clients have answered, each ForEach
-// function has returned and each Events.Closed was called; then it returns nil. If ctx ends first, the rest is cut off,
-// and the error says how many sockets that were and wraps ctx's. A client that does not answer takes CloseTimeout, so
-// ctx should last longer than that. Do not call Shutdown from a ForEach function: it would wait for itself.
+// function has returned and each Events.Closed was called; then it returns nil. If ctx is done first, Shutdown closes
+// the remaining connections and returns an error that gives their number and wraps ctx.Err(). A client that does not
+// answer delays Shutdown by CloseTimeout, so the deadline of ctx should be later than that. Do not call Shutdown from a
+// ForEach function: it would wait for itself.
 //
 // http.Server.Shutdown ignores sockets over HTTP/1.1 and waits for those over HTTP/2, so call this first.
 func (h *Handler) Shutdown(ctx context.Context) error {
@@ -20,9 +21,10 @@ func (h *Handler) Shutdown(ctx context.Context) error {
 
 // Drain is a gentle Shutdown for a process that is being replaced. The open sockets get a close frame with
 // CloseServiceRestart one after the other, in random order, evenly over spread, so that their clients do not all
-// reconnect at once. New handshakes still succeed in that time, because a load balancer needs a while to notice. Then
-// everything else is shut down with the same code. If ctx ends first, the rest is cut off, with Shutdown's error; ctx
-// should last longer than spread and CloseTimeout together.
+// reconnect at once. Meanwhile new handshakes still succeed, because a load balancer needs time to stop sending
+// clients. After spread, Drain closes the Handler and the remaining sockets with the same code. If ctx is done first,
+// Drain closes the remaining connections and returns an error as Shutdown does. The deadline of ctx should be later
+// than spread plus CloseTimeout.
 //
 // A client over HTTP/2 reconnects on the same connection unless http.Server.Shutdown is called at the same time.
 func (h *Handler) Drain(ctx context.Context, spread time.Duration) error {

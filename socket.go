@@ -37,7 +37,7 @@ func (t MessageType) String() string {
 // handshake.
 type State int32
 
-// The states of a Socket, in order; none is returned to.
+// The states of a Socket. A socket goes through them in this order and never goes back.
 const (
 	StateOpen    State = iota // messages go both ways
 	StateClosing              // a close frame was sent or received
@@ -60,8 +60,8 @@ func (s State) String() string {
 // A Socket is one WebSocket connection, of a server or a client. It comes from a [Handler] or from [Dial].
 //
 // All methods may be called from any goroutine at any time. Messages of concurrent writers do not mix. Only one
-// goroutine at a time can read; a second gets ErrReading. Pings are answered and the peer's close frame is noticed only
-// while the program reads. A program that only writes should call [Socket.CloseRead].
+// goroutine at a time can read; a second gets ErrReading. foyer answers pings and sees close frames only while the
+// program reads the socket. A program that only writes should call CloseRead.
 //
 // Close or Abort every socket; [Handler.ForEach] does it for you.
 type Socket struct {
@@ -118,8 +118,8 @@ func newSocket(c *wire.Conn, cfg *config, r record, subprotocol string, server b
 // State returns the current state.
 func (s *Socket) State() State { return State(s.state.Load()) }
 
-// Done returns a channel that is closed when the socket has ended. Functions of its Events may still be running. Over
-// HTTP/2 and HTTP/3, a handler that called [Handler.Upgrade] may return then.
+// Done returns a channel that is closed when the socket has ended. Its Events functions may still be running. Over
+// HTTP/2 and HTTP/3, a handler that called [Handler.Upgrade] may return once Done is closed.
 func (s *Socket) Done() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,8 +150,8 @@ func (s *Socket) end() *CloseError {
 	return s.fate
 }
 
-// CloseCode returns the code that the socket ended with, or 0 while it lives: the peer's if it sent a close frame, ours
-// if the peer broke a rule, or CloseAbnormalClosure.
+// CloseCode returns 0 while the socket is open. Then it returns the peer's code if the peer sent a close frame, our
+// code if the peer violated the protocol, and CloseAbnormalClosure in all other cases.
 func (s *Socket) CloseCode() CloseCode {
 	if e := s.end(); e != nil {
 		return e.Code
@@ -159,7 +159,7 @@ func (s *Socket) CloseCode() CloseCode {
 	return 0
 }
 
-// CloseReason returns the reason that came with CloseCode. It comes from the peer: do not trust it.
+// CloseReason returns the reason that came with CloseCode. It may come from the peer: do not trust it.
 func (s *Socket) CloseReason() string {
 	if e := s.end(); e != nil {
 		return e.Reason
@@ -207,9 +207,9 @@ func (s *Socket) LocalAddr() net.Addr { return s.wire.LocalAddr() }
 // RemoteAddr returns the remote address of the connection, which may be a proxy's.
 func (s *Socket) RemoteAddr() net.Addr { return s.wire.RemoteAddr() }
 
-// UnderlyingConn returns the connection that carries the socket, to inspect or tune it. Reading, writing, closing it or
-// setting deadlines breaks the socket. On Linux the connection of a TCP or Unix socket is a copy made at the first
-// call; closing it does not end the socket.
+// UnderlyingConn returns the connection that carries the socket, to inspect or tune it. Do not read, write or set
+// deadlines on it. Closing it closes the socket, except for TCP and Unix sockets on Linux, where it is a copy made at
+// the first call.
 func (s *Socket) UnderlyingConn() net.Conn { return s.wire.NetConn() }
 
 // traffic returns what went through the socket so far.

@@ -8,13 +8,14 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// Write sends p as one message. It returns when the kernel or the write buffer (MaxWriteBuffer) has the message, and
-// waits while the buffer is full. Messages of 16 KiB and more are not buffered; Write waits until the kernel has them.
-// p is the caller's again when Write returns. Text should be valid UTF-8: peers close the connection otherwise.
+// Write sends p as one message. It returns when the message has been passed to the kernel or is in the write buffer. If
+// the buffer is full (see MaxWriteBuffer), Write waits. Messages of 16 KiB and more are not buffered; Write waits until
+// the kernel has them. Write does not retain p. Text should be valid UTF-8: peers close the
+// connection otherwise.
 //
 // If ctx ends while Write waits for room, nothing was sent and the socket stays open; if it ends in the middle of a
-// message of 16 KiB or more, the connection is broken. Over TLS a hostile client can make Write wait as long as
-// PongTimeout, whatever ctx says. To write to many clients use TryWrite or [Broadcast], which wait for none.
+// message of 16 KiB or more, the connection is broken. Over TLS a hostile client can block Write for up to PongTimeout,
+// even if ctx is done. To write to many clients, use TryWrite or [Broadcast], which never block.
 func (s *Socket) Write(ctx context.Context, t MessageType, p []byte) error {
 	return s.send(ctx, t, p, waitWritten)
 }
@@ -30,13 +31,13 @@ func (s *Socket) SendBinary(ctx context.Context, p []byte) error {
 }
 
 // TryWrite sends p as one message and never waits. Where Write would wait, TryWrite sends nothing and returns
-// ErrWriteBufferFull if the peer reads too slowly, or ErrWriterOpen if a Writer's message is unfinished. A message
-// larger than MaxWriteBuffer is ErrMessageTooBig. p is the caller's again when TryWrite returns.
+// ErrWriteBufferFull if the peer reads too slowly, or ErrWriterOpen if a Writer's message is unfinished. For a message
+// larger than MaxWriteBuffer, TryWrite returns ErrMessageTooBig. TryWrite does not retain p.
 func (s *Socket) TryWrite(t MessageType, p []byte) error {
 	return s.send(background, t, p, noWait)
 }
 
-// Flush waits until the kernel has everything written before the call.
+// Flush waits until everything written before the call has been passed to the kernel.
 func (s *Socket) Flush(ctx context.Context) error {
 	if err := s.wire.Flush(ctx); err != nil {
 		return s.writeError(err)
@@ -196,9 +197,9 @@ func (s *Socket) sendPrepared(ctx context.Context, f *wire.Frame) (mark uint64, 
 	}
 }
 
-// Writer returns a writer for one message. Its bytes may leave at any time, in frames of any size. Close ends the
-// message and must be called. Other messages wait until then; control frames do not. If ctx ends first, the connection
-// is broken. With compression an open Writer takes about 1 MiB.
+// Writer returns a writer for one message. Data may be sent at any time, in frames of any size. The caller must call
+// Close, which ends the message. Other messages wait until Close; control frames do not. If ctx is done before Close,
+// the connection is closed. With compression an open Writer takes about 1 MiB.
 func (s *Socket) Writer(ctx context.Context, t MessageType) (io.WriteCloser, error) {
 	if t != Text && t != Binary {
 		return nil, errBadMessageType

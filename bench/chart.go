@@ -17,7 +17,7 @@ const (
 )
 
 // panels are what the chart shows: one for each of these columns.
-var panels = []string{"pipelined, rate", "ping-pong, rate", "broadcast, deliveries a CPU second", "storm, clients a CPU second", "large, rate", "idle, bytes"}
+var panels = []string{"pipelined, rate", "ping-pong, rate", "broadcast, deliveries per CPU second", "storm, clients per CPU second", "large, rate", "idle, bytes"}
 
 // chart draws what was measured as bars, longer is more.
 func (b *bench) chart() string {

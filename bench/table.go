@@ -41,14 +41,14 @@ var groups = []group{
 		{"compressed", "compressed, rate", func(r result) float64 { return r.Rate }, true, false, false},
 	}},
 	{"Many clients", []column{
-		{"broadcast", "broadcast, deliveries a CPU second", func(r result) float64 { return inverse(r.CPU) }, true, false, false},
+		{"broadcast", "broadcast, deliveries per CPU second", func(r result) float64 { return inverse(r.CPU) }, true, false, false},
 		{"crowd", "crowd, CPU", func(r result) float64 { return r.CPU }, true, true, false},
 		{"idle", "idle, bytes", func(r result) float64 { return r.Bytes }, false, true, false},
 		{"idle", "after one echo", func(r result) float64 { return r.After }, false, true, false},
 	}},
 	{"Clients that come", []column{
 		{"handshake", "handshake, CPU", func(r result) float64 { return r.CPU }, true, true, false},
-		{"storm", "storm, clients a CPU second", func(r result) float64 { return inverse(r.CPU) }, true, false, false},
+		{"storm", "storm, clients per CPU second", func(r result) float64 { return inverse(r.CPU) }, true, false, false},
 		{"storm", "refused", func(r result) float64 { return r.Refused }, false, true, true},
 	}},
 }

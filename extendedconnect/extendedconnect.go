@@ -1,13 +1,14 @@
-// Package extendedconnect, when it is imported, has net/http tell HTTP/2 clients that they may open WebSockets there (RFC
-// 8441). Browsers do so then on every server of the program, for each WebSocket of a page that came over HTTP/2.
+// Package extendedconnect, when imported, makes net/http servers tell HTTP/2 clients that they support WebSockets (RFC 8441).
+// Browsers then use HTTP/2 for the WebSockets of pages that they loaded over HTTP/2, on every server in the program.
 //
 //	import _ "github.com/foyerws/foyer/extendedconnect"
 //
-// It does what the environment variable GODEBUG=http2xconnect=1 does for a process that is started with it; one that is
-// started with http2xconnect=0 keeps that. Up to Go 1.26 there is no other way: net/http looks for the setting in the
-// environment when it is initialized, and a //go:debug line does not get there. This package puts it in before that,
-// because packages whose imports are initialized are so in the order of their paths (Go specification, "Program
-// initialization"). Processes that the program starts inherit it.
+// It has the effect of starting the process with GODEBUG=http2xconnect=1. If the process was started with
+// http2xconnect=0, that setting wins. As of Go 1.26 there is no other way: net/http reads the setting from the
+// environment when it is initialized, and //go:debug lines do not change the environment. This package sets the
+// variable before net/http is initialized. It relies on the rule that packages that are ready for initialization are
+// initialized in the order of their import paths (Go specification, "Program initialization"). Child processes inherit
+// the variable.
 package extendedconnect
 
 import (

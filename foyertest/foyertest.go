@@ -1,5 +1,4 @@
-// Package foyertest is to programs built on foyer what net/http/httptest is to handlers: servers on this machine, and
-// pairs of sockets that need none.
+// Package foyertest provides test servers and in-memory socket pairs, as net/http/httptest does for HTTP.
 package foyertest
 
 import (
@@ -28,8 +27,8 @@ type Server struct {
 	TLSConfig *tls.Config // trusts the certificate behind SecureURL
 }
 
-// NewServer serves h until the test ends: a *foyer.Handler, which is closed then, or a router or middleware with one
-// somewhere in it.
+// NewServer serves h until the test ends. If h is a *foyer.Handler, it is closed then. h may also be a router or
+// middleware that contains a Handler.
 func NewServer(t testing.TB, h http.Handler) *Server {
 	t.Helper()
 	plain, secure := httptest.NewServer(h), httptest.NewUnstartedServer(h)
@@ -48,8 +47,8 @@ func NewServer(t testing.TB, h http.Handler) *Server {
 	}
 }
 
-// Dial opens a socket to s for the time of the test: path is what stands behind the address, such as "/chat?room=1". o
-// may be nil. A refusal fails the test.
+// Dial opens a socket to s for the time of the test: path is the path and query, such as "/chat?room=1". o may be nil.
+// A refusal fails the test.
 func (s *Server) Dial(t testing.TB, path string, o *foyer.DialOptions) *foyer.Socket {
 	t.Helper()
 	return Dial(t, s.URL+path, o)
@@ -68,8 +67,8 @@ func (s *Server) DialSecure(t testing.TB, path string, o *foyer.DialOptions) *fo
 	return Dial(t, s.SecureURL+path, &trusting)
 }
 
-// Dial opens a socket to a URL for the time of the test: it is aborted at the end, if it is open still. A refusal fails the
-// test, which is told what the server has said.
+// Dial opens a socket to url and aborts it when the test ends. If the server refuses, Dial fails the test and reports
+// the server's response.
 func Dial(t testing.TB, url string, o *foyer.DialOptions) *foyer.Socket {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -87,16 +86,16 @@ func Dial(t testing.TB, url string, o *foyer.DialOptions) *foyer.Socket {
 	return s
 }
 
-// Pair returns both ends of a socket of h over memory, without a port: what one writes the other reads. The handshake is a
-// real one, for ws://example.com/, so that h's limits, hooks and keepalive are in force; h's pool is passed by. It
-// works in a bubble of testing/synctest, where keepalive and timeouts run on fake time. Both sockets are aborted when the
-// test ends.
+// Pair returns two connected sockets over an in-memory connection, without a port. The server end belongs to h. The
+// handshake is a real one, for ws://example.com/, so the limits, Origins, Authorize and keepalive of h apply. The
+// socket does not go through the pool of h. It works in a bubble of testing/synctest, where keepalive and timeouts run
+// on fake time. Both sockets are aborted when the test ends.
 func Pair(t testing.TB, h *foyer.Handler) (client, server *foyer.Socket) {
 	t.Helper()
 	return PairWith(t, h, "ws://example.com/", nil)
 }
 
-// PairWith is Pair for a ws URL and options of the client's. NetDial and Proxy have no effect.
+// PairWith is like Pair, with a URL and options for the client. NetDial and Proxy have no effect.
 func PairWith(t testing.TB, h *foyer.Handler, url string, o *foyer.DialOptions) (client, server *foyer.Socket) {
 	t.Helper()
 	var options foyer.DialOptions

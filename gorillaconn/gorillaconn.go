@@ -1,10 +1,10 @@
-// Package gorillaconn gives programs that were written for gorilla/websocket foyer's front door: a [foyer.Handler] decides who
-// comes in, and what comes out is gorilla's own Conn, with its own read and write pumps.
+// Package gorillaconn lets programs written for gorilla/websocket use a [foyer.Handler] for the handshake. Upgrade
+// returns gorilla's own *websocket.Conn, so existing read and write pumps keep working.
 //
-// The Handler's Origins, Authorize, MaxOpen, HandshakeTimeout and Subprotocols count, its log tells of refusals, its Stats
-// count the connections, and its Shutdown and Drain close them. From the handshake on the Conn is gorilla's and the
-// program's: pings, deadlines and the rule of one reader and one writer are the program's business, and no compression is
-// negotiated. It is the first step of a program that moves to foyer.
+// The Handler's Origins, Authorize, MaxOpen, HandshakeTimeout and Subprotocols apply. It logs refusals, its Stats
+// include these connections, and its Shutdown and Drain close them. After the handshake the Conn is gorilla's. The
+// program sends pings and sets deadlines, and only one goroutine may read and one may write. Compression is not
+// negotiated. Use it as the first step when you move a program to foyer.
 package gorillaconn
 
 import (
@@ -22,8 +22,9 @@ import (
 // Upgrade performs the opening handshake on r as [foyer.Handler.Upgrade] does, over HTTP/1.1, and returns the connection, whose
 // read limit is the Handler's MaxMessageSize. When it returns an error, a *foyer.HandshakeError, the request was answered.
 //
-// The Conn must be closed. The Handler's Shutdown and Drain send it a close frame, and wait for that: a program that reads gets the
-// peer's answer as a *websocket.CloseError, and then closes the Conn. After CloseTimeout they close it themselves.
+// The Conn must be closed. The Handler's Shutdown and Drain send a close frame and wait until the program closes the
+// Conn. A program that reads gets the peer's answer as a *websocket.CloseError and should then close the Conn. After
+// CloseTimeout, Shutdown and Drain close it.
 func Upgrade(h *foyer.Handler, w http.ResponseWriter, r *http.Request) (*websocket.Conn, error) {
 	var host host
 	if err := guest.Upgrade(h, w, r, host.answer); err != nil {
@@ -32,8 +33,8 @@ func Upgrade(h *foyer.Handler, w http.ResponseWriter, r *http.Request) (*websock
 	return host.conn, nil
 }
 
-// HandleConnection is [Upgrade] for a connection that was accepted elsewhere, as [foyer.Handler.HandleConnection] takes them: it
-// reads the request from it. conn belongs to the Handler from the call on, and is closed when an error is returned.
+// HandleConnection is like [Upgrade] for a net.Conn. Like [foyer.Handler.HandleConnection], it reads the request from
+// conn. conn belongs to the Handler from the call on, and is closed when an error is returned.
 func HandleConnection(h *foyer.Handler, conn net.Conn) (*websocket.Conn, error) {
 	var host host
 	if err := guest.HandleConnection(h, conn, host.answer); err != nil {

@@ -11,18 +11,18 @@ import (
 )
 
 // BearerToken lets browsers send a bearer token with a WebSocket handshake. A page cannot set the Authorization header
-// there, but it can offer subprotocols:
+// of a handshake, but it can offer subprotocols:
 //
 //	new WebSocket(url, ["bearer." + base64url(token), "chat.v1"])
 //
-// A subprotocol that begins with prefix is taken out of the offer, and what follows, base64url without padding, becomes
-// the header "Authorization: Bearer token", for Handler.Authorize or any other middleware to look at. Kubernetes does the
-// same with the prefix "base64url.bearer.authorization.k8s.io.". The other subprotocols stay as they were; there should
-// be one that the server speaks, or the browser will fail the connection.
+// BearerToken removes a subprotocol that begins with prefix from the request. It decodes the rest as base64url without
+// padding and sets the header "Authorization: Bearer token". Handler.Authorize and later middleware can read it.
+// Kubernetes does the same with the prefix "base64url.bearer.authorization.k8s.io.". The other subprotocols are
+// unchanged. Offer at least one that the server supports, or the browser will fail the connection.
 //
-// A token that is malformed, or several, or one beside an Authorization header, are answered with 400. Requests that are
-// no WebSocket handshake are not touched. The token does not stay in the request's subprotocols, but it was sent in a
-// header that proxies may log.
+// The response is 400 if the token is malformed, if there are several, or if the request already has an Authorization
+// header. Requests that are not WebSocket handshakes are passed on unchanged. The token is removed from the request,
+// but the client sent it in a header that proxies may log.
 //
 // BearerToken panics when prefix is empty or no valid subprotocol could begin with it.
 func BearerToken(prefix string) func(http.Handler) http.Handler {

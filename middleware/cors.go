@@ -8,11 +8,11 @@ import (
 	"github.com/foyerws/foyer"
 )
 
-// CORS is github.com/rs/cors with the origins that a foyer.Handler has, so that a page may fetch from a server exactly if
-// it may open a WebSocket there. Nil is foyer.SameOrigin. The origins of opts are ignored; all else in it counts.
+// CORS wraps github.com/rs/cors. It uses the origins of a foyer.Handler, so a page may fetch if and only if it may open
+// a WebSocket. A nil origins means foyer.SameOrigin. The origin fields of opts are ignored; its other fields apply.
 //
-// Browsers do not ask for permission before a WebSocket handshake: CORS does not protect one, Handler.Origins does. Every
-// answer has Vary: Origin, so that no cache gives one origin's answer to another.
+// Browsers do not ask for permission before a WebSocket handshake: CORS does not protect WebSockets; Handler.Origins
+// does. Every answer has Vary: Origin, so that no cache gives one origin's answer to another.
 func CORS(origins foyer.OriginAuthenticator, opts cors.Options) func(http.Handler) http.Handler {
 	if origins == nil {
 		origins = foyer.SameOrigin()

@@ -1,5 +1,5 @@
-// Package middleware has net/http middleware for programs that use foyer. Each is a func(http.Handler) http.Handler, as
-// chi, alice and http.ServeMux programs have them, and knows nothing of foyer but its public names.
+// Package middleware has net/http middleware for programs that use foyer. Each is a func(http.Handler) http.Handler,
+// the usual form for chi, alice and http.ServeMux. They use only foyer's public API.
 package middleware
 
 import (
@@ -8,10 +8,10 @@ import (
 	"github.com/foyerws/foyer"
 )
 
-// Upgrade hands every WebSocket handshake, on whatever route, to h, which is mostly a *foyer.Handler, and all other
-// requests to the next handler, so that a page and its WebSocket can have the same URL.
+// Upgrade passes WebSocket handshakes, for any path, to h, usually a *foyer.Handler. It passes all other requests to
+// the next handler. A page and its WebSocket can then share a URL.
 //
-// What a handshake is, foyer.IsHandshake says; whether it is a good one is for h to say.
+// foyer.IsHandshake decides what a handshake is; h checks that it is valid.
 func Upgrade(h http.Handler) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -6,10 +6,8 @@ import (
 	"sync"
 )
 
-// Accept waits for the next socket, oldest first. It returns ctx's error, or ErrClosed once the Handler is closed.
-//
-// Call Accept again within a second. If no Accept waits and no socket is taken for a second, new clients are refused
-// while the pool is full. ForEach does not have this restriction.
+// Accept waits for the next socket, oldest first. It returns ctx's error, or ErrClosed once the Handler is closed. Call
+// it again within a second: clients are refused while the pool is full and the program takes nothing.
 func (h *Handler) Accept(ctx context.Context) (*Socket, error) {
 	h.init()
 	for {
@@ -51,8 +49,8 @@ func (h *Handler) HasPending() bool { return h.Pending() > 0 }
 // Pending returns how many sockets wait for Accept.
 func (h *Handler) Pending() int { return h.pool.len() }
 
-// Incoming returns an iterator over the sockets as they come in. Each is taken as by [Handler.Accept], so the loop must
-// not wait for a client. The iterator ends with ctx and with the Handler.
+// Incoming returns an iterator over new sockets, until ctx or the Handler ends. Each is taken as by [Handler.Accept],
+// so the loop must not wait for a client.
 func (h *Handler) Incoming(ctx context.Context) iter.Seq[*Socket] {
 	return func(yield func(*Socket) bool) {
 		for {
@@ -64,17 +62,15 @@ func (h *Handler) Incoming(ctx context.Context) iter.Seq[*Socket] {
 	}
 }
 
-// ForEach calls f for each new socket, on a goroutine of its own. While it runs, no socket waits in the pool and
-// MaxPending has no effect. The context passed to f is canceled when ctx is done, when the socket ends, or when foyer
-// notices that the client has disconnected.
+// ForEach calls f for each new socket, on a goroutine of its own. No socket waits in the pool meanwhile; only MaxOpen
+// limits their number. f's context ends with ctx, with the socket, or when the client is seen to have disconnected.
 //
-// When f returns, the socket is closed with CloseNormalClosure, or CloseGoingAway if ctx has ended; a socket that
-// handles events (see [Socket.Handle]) stays open. If f panics, the socket is closed with CloseInternalServerErr, and
-// the panic is logged and passed to OnError.
+// When f returns, the socket is closed with CloseNormalClosure, or CloseGoingAway if ctx is done; one that handles
+// events (see [Socket.Handle]) stays open. If f panics, the socket is closed with CloseInternalServerErr, and the panic
+// is logged and passed to OnError.
 //
-// ForEach returns ctx.Err(), or ErrClosed when the Handler is closed. Before it returns it waits until every f has
-// returned and every socket has ended. Several ForEach may run at once and share the sockets. Only MaxOpen limits how
-// many functions run.
+// ForEach returns ctx's error, or ErrClosed when the Handler is closed, after every f has returned and their sockets
+// have ended. Several ForEach may share the sockets.
 func (h *Handler) ForEach(ctx context.Context, f func(context.Context, *Socket)) error {
 	h.init()
 	if f == nil {

@@ -13,10 +13,8 @@ type Dropped struct {
 	Err    error // ErrWriteBufferFull, ErrWriterOpen, ErrMessageTooBig, or ErrClosed for a socket that closes or has ended
 }
 
-// Broadcast sends p as one message to each of sockets, as [Socket.TryWrite] does: it never waits. The message is
-// encoded once. Broadcast returns the sockets that could not take it, or nil. Broadcast does not retain p.
-//
-// A dropped socket misses this message but stays open. A program may close it instead:
+// Broadcast sends p to each of sockets as [Socket.TryWrite] does, without waiting and encoded once. It returns the
+// sockets that could not take the message, or nil. Those stay open; a program may close them instead:
 //
 //	for _, d := range foyer.Broadcast(h.Sockets(), foyer.Text, news) {
 //		d.Socket.Close(foyer.CloseTryAgainLater, "too slow")

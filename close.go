@@ -18,12 +18,12 @@ const maxReason = 123
 
 // Close starts the close handshake (RFC 6455 section 7.1.2) and returns at once. The close frame is sent after
 // everything written before. The socket ends when the peer has answered, or after CloseTimeout; messages that arrive
-// until then are dropped. [Socket.Done] and [Socket.Err] say when and how it ended. A program that is about to exit
-// should wait for Done. On a closing or closed socket, Close does nothing.
+// until then are dropped. A program that is about to exit should wait for [Socket.Done]. On a closing or closed socket,
+// Close does nothing.
 //
-// Codes that may be sent are 1000 to 1003, 1007 to 1014, and 3000 to 4999. CloseNoStatusReceived sends a close frame
-// without a code. For any other code, Close sends CloseInternalServerErr and returns an error. A reason longer than 123
-// bytes is truncated.
+// Codes that may be sent are 1000 to 1003, 1007 to 1014, and 3000 to 4999; CloseNoStatusReceived sends a frame without
+// a code. For any other code, Close sends CloseInternalServerErr and returns an error. A reason longer than 123 bytes
+// is truncated.
 func (s *Socket) Close(code CloseCode, reason string) error {
 	if !code.sendable() && code != CloseNoStatusReceived {
 		s.beginClose(CloseInternalServerErr, "")
@@ -33,8 +33,7 @@ func (s *Socket) Close(code CloseCode, reason string) error {
 	return nil
 }
 
-// Abort closes the connection at once, without a close frame and without sending buffered output. CloseCode is then
-// CloseAbnormalClosure on both sides.
+// Abort closes the connection at once, without a close frame and without sending buffered output.
 func (s *Socket) Abort() error {
 	s.abort(nil)
 	return nil

@@ -6,7 +6,7 @@ import (
 	"github.com/foyerws/foyer/internal/frame"
 )
 
-// A CompressionMode selects whether and how permessage-deflate (RFC 7692) is negotiated.
+// A CompressionMode selects how permessage-deflate (RFC 7692) is negotiated.
 type CompressionMode int
 
 // The modes of compression.

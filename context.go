@@ -5,9 +5,9 @@ import (
 	"sync/atomic"
 )
 
-// Context returns a context that ends with the socket, or as soon as the peer is seen to have left. Its cause is the
-// *CloseError, or an error that says that the peer has left. Messages that arrived before can still be read, even with
-// this context or one derived from it: Read ignores that such a context is done.
+// Context returns a context that ends with the socket, or as soon as the peer is seen to have disconnected. Its cause
+// is the *CloseError, or an error that says so. Messages that arrived before can still be read, even with this context
+// or one derived from it.
 func (s *Socket) Context() context.Context {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -38,40 +38,35 @@ type DialOptions struct {
 	// Subprotocols are offered in this order.
 	Subprotocols []string
 
-	// TLSConfig is used for wss and for https proxies. An empty ServerName means the host. Nil verifies the server with
-	// the system's certificates.
+	// TLSConfig is used for wss and for https proxies. Nil verifies the server with the system's certificates.
 	TLSConfig *tls.Config
 
 	// Jar supplies cookies for the request and stores cookies from the response, even if the server refuses.
 	Jar http.CookieJar
 
-	// Proxy returns the proxy for a request, or nil for none. The URL's scheme is http, https or socks5. Its user and
-	// password are sent to the proxy. The function gets a request whose URL scheme is http for ws and https for wss. A
-	// nil Proxy means http.ProxyFromEnvironment.
+	// Proxy returns the proxy for a request, with the scheme http, https or socks5 and perhaps a user and password, or
+	// nil for none. The request's URL has the scheme http for ws and https for wss. A nil Proxy means
+	// http.ProxyFromEnvironment.
 	Proxy func(*http.Request) (*url.URL, error)
 
 	// NetDial opens the network connection, to the proxy if there is one, without TLS. Nil uses a net.Dialer.
 	NetDial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	// MaskGenerator returns the mask of each frame (RFC 6455 section 5.3). Nil uses crypto/rand. Predictable masks let
-	// an attacker choose the bytes on the wire, which old proxies may take for an HTTP request. It is called by one
-	// goroutine at a time while other writers wait, and must not use the socket.
+	// an attacker choose the bytes on the wire, which old proxies may take for an HTTP request.
 	MaskGenerator func() uint32
 
-	// HandshakeTimeout limits the whole of Dial: name resolution, proxy, TLS and answer. 0 means 10 seconds; negative
-	// means no limit.
+	// HandshakeTimeout limits the whole of Dial. 0 means 10 seconds, negative no limit.
 	HandshakeTimeout time.Duration
 
-	// These work as in [Handler], applied to the server. Each field has its own default when 0: PingInterval 30 s,
-	// PongTimeout 30 s, CloseTimeout 5 s, MaxMessageSize 1 MiB, MaxFrameSize no limit, MaxWriteBuffer 1 MiB,
-	// OutgoingFrameSize no splitting.
+	// These work as in [Handler], applied to the server, with the same defaults: 30 s, 30 s and 5 s; 1 MiB and no
+	// limit; 1 MiB and no splitting.
 	PingInterval, PongTimeout, CloseTimeout time.Duration
 	MaxMessageSize, MaxFrameSize            int64
 	MaxWriteBuffer, OutgoingFrameSize       int
 
 	// Compression offers permessage-deflate (RFC 7692), as in [Handler], and uses the parameters that the server
-	// selects. With context takeover a socket keeps up to 36 KiB. CompressionLevel is 1 to 9; 0 means 3.
-	// CompressionThreshold is in bytes; 0 means 128.
+	// selects. With context takeover a socket keeps up to 36 KiB.
 	Compression                            CompressionMode
 	CompressionLevel, CompressionThreshold int
 
@@ -80,14 +75,12 @@ type DialOptions struct {
 }
 
 // Dial opens a socket to a URL with the scheme ws, wss, http or https (RFC 6455 section 4.1). A user and password in
-// the URL are sent as basic authentication. The caller must close the Socket.
+// the URL are sent as basic authentication. o may be nil.
 //
-// If the server or proxy refuses, Dial returns a *HandshakeError with the status and reason of the response. It also
-// returns the response, with at most 1 KiB of the body; the body need not be closed. Redirects are not followed; they
-// count as refusals. If the server answers 101 but the response is invalid, Dial returns a *HandshakeError with Status
-// 101. A failed TLS handshake is a *TLSError. If HandshakeTimeout expires the error is ErrHandshakeTimeout; if ctx is
-// done, it is ctx.Err(). The head of the answer is limited to 64 KiB. Dial waits at most one second for the body of a
-// refusal.
+// If the server or proxy refuses, Dial returns a *HandshakeError with the status and reason, and the response with at
+// most 1 KiB of its body, which need not be closed. Redirects are refusals. A response of 101 that is invalid is a
+// *HandshakeError with Status 101, a failed TLS handshake a *TLSError, a timeout ErrHandshakeTimeout; when ctx is done,
+// the error is ctx's. The head of the response is limited to 64 KiB.
 func Dial(ctx context.Context, target string, o *DialOptions) (*Socket, *http.Response, error) {
 	if o == nil {
 		o = new(DialOptions)

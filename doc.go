@@ -4,14 +4,11 @@
 // # The life of a socket
 //
 // A request reaches [Handler.ServeHTTP] through any router, over HTTP/1.1, HTTP/2 or HTTP/3. [Handler.HandleConnection]
-// takes a connection from any listener, such as a [Server]'s. [Handler.HandleUpgrade] takes a connection that the
-// caller has hijacked. The request is checked, and [Handler.Origins] and [Handler.Authorize] are asked. Then foyer
-// reserves a place in the pool. Because this happens before the response, no client is accepted and then dropped. If
-// the pool is full, the handshake waits in order while the program is taking sockets (see MaxPending). The [Socket]
-// waits in the pool; until then, data from the client stays in the kernel. The program takes it with [Handler.Accept],
-// Incoming, NextPending or ForEach, and owns it from then on. A socket ends exactly once: after a close handshake, when
-// it is aborted, when the peer disconnects or violates the protocol, or when the Handler is shut down. [Socket.Err]
-// returns the reason.
+// takes a connection from any listener, such as a [Server]'s. The request is checked, [Handler.Origins] and
+// [Handler.Authorize] are asked, and a place in the pool is reserved, all before the response: no client is accepted
+// and then dropped. The [Socket] waits in the pool until the program takes it with [Handler.ForEach], Accept, Incoming
+// or NextPending; what its client sends stays in the kernel. It ends once: after a close handshake, when it is aborted,
+// when the peer disconnects or violates the protocol, or when the Handler is shut down. [Socket.Err] says how.
 //
 //	h := &foyer.Handler{}
 //	http.Handle("/ws", h)

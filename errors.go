@@ -69,28 +69,27 @@ func (c CloseCode) sendable() bool { return frame.ValidCloseCode(int(c)) }
 
 // Errors to compare with errors.Is. They may arrive inside a *HandshakeError or a *CloseError.
 var (
-	// ErrClosed says that the socket, the Handler or the Server has been closed.
+	// ErrClosed: the socket, the Handler or the Server has been closed.
 	ErrClosed = errors.New("foyer: closed")
-	// ErrPendingFull is returned when Handler.MaxPending sockets are waiting and the program is not taking them.
+	// ErrPendingFull: the pool is full (Handler.MaxPending), and the program is not taking sockets.
 	ErrPendingFull = errors.New("foyer: too many pending connections")
-	// ErrOriginNotAllowed says that Handler.Origins refused the request.
+	// ErrOriginNotAllowed: Handler.Origins refused the request.
 	ErrOriginNotAllowed = errors.New("foyer: origin not allowed")
-	// ErrHandshakeTimeout says that the opening handshake took longer than HandshakeTimeout.
+	// ErrHandshakeTimeout: the handshake took longer than HandshakeTimeout.
 	ErrHandshakeTimeout = errors.New("foyer: handshake timeout")
-	// ErrWriteBufferFull says that TryWrite or Broadcast found no room for the message in MaxWriteBuffer: the peer reads
-	// more slowly than the program writes.
+	// ErrWriteBufferFull: the message does not fit into what is left of MaxWriteBuffer, because the peer reads too
+	// slowly.
 	ErrWriteBufferFull = errors.New("foyer: write buffer full")
-	// ErrWriterOpen means that TryWrite or Broadcast was called while a Writer was open on the socket.
+	// ErrWriterOpen: TryWrite or Broadcast was called while a Writer was open on the socket.
 	ErrWriterOpen = errors.New("foyer: a Writer is open")
-	// ErrPingTimeout means that the peer did not answer a ping within PongTimeout, or that it accepted none of the
-	// buffered output for that long.
+	// ErrPingTimeout: for PongTimeout the peer did not answer a ping, or took none of the buffered output.
 	ErrPingTimeout = errors.New("foyer: peer does not answer")
-	// ErrMessageTooBig says that the peer sent more than MaxMessageSize or MaxFrameSize allows, or that a message given to
-	// TryWrite or Broadcast would not even fit into an empty MaxWriteBuffer.
+	// ErrMessageTooBig: the peer sent more than MaxMessageSize or MaxFrameSize, or a message is larger than
+	// MaxWriteBuffer.
 	ErrMessageTooBig = errors.New("foyer: message too big")
-	// ErrNotListening says that the Server has no listener.
+	// ErrNotListening: the Server has no listener.
 	ErrNotListening = errors.New("foyer: not listening")
-	// ErrReading means that the socket is already being read: by another goroutine, by Events, or by CloseRead.
+	// ErrReading: another goroutine, Events or CloseRead reads the socket already.
 	ErrReading = errors.New("foyer: socket is being read already")
 
 	errDropped        = errors.New("foyer: the rest of the message was dropped by a later Read")
@@ -103,8 +102,8 @@ var (
 	errCloseTimeout   = fmt.Errorf("foyer: peer did not finish the close handshake: %w", os.ErrDeadlineExceeded)
 )
 
-// A HandshakeError says why an opening handshake was refused or failed. Handler.OnError receives it, and Upgrade,
-// HandleConnection, HandleUpgrade and Dial return it. Authorize may return one to choose the answer.
+// A HandshakeError says why a handshake was refused or failed. OnError, Upgrade, HandleConnection, HandleUpgrade and
+// Dial report it. Authorize may return one to choose the response.
 type HandshakeError struct {
 	Status  int           // of the HTTP answer; 0 when no answer could be given
 	Code    CloseCode     // what QWebSocketServer would report for it

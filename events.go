@@ -9,41 +9,38 @@ import (
 	"github.com/foyerws/foyer/internal/baton"
 )
 
-// Events holds callbacks for a socket. A socket with Events is not read with Read; see [Socket.Handle]. Each may be
-// nil.
+// Events holds callbacks for a socket, which [Socket.Handle] calls instead of Read. Each may be nil.
 //
-// The functions of one socket are called in the order in which things happened, one at a time. Those of different
-// sockets run concurrently. A function may block: that delays its own socket only. A panic ends the socket with
-// CloseInternalServerErr, and is logged and passed to OnError.
+// The functions of one socket are called in order, one at a time; those of different sockets run concurrently. One that
+// blocks delays its own socket only. A panic ends the socket with CloseInternalServerErr, and is logged and passed to
+// OnError.
 //
 // On Linux, a socket over TCP or a Unix socket has no goroutine while it waits for input. Elsewhere, and over TLS,
 // HTTP/2 and HTTP/3, it has one.
 type Events struct {
-	// Message is called for each message. p is valid until Message returns. Text is valid UTF-8. Messages written while
-	// Message runs are sent together, at the latest about a millisecond later.
+	// Message is called for each message. p is valid until it returns. Text is valid UTF-8. Messages that it writes are
+	// sent together, at the latest after about a millisecond.
 	Message func(s *Socket, t MessageType, p []byte)
 
-	// Frame is called for each complete frame of a message, before Message; last marks the last one. p is valid until
-	// Frame returns, and may begin or end in the middle of a UTF-8 character. A compressed message counts as one frame.
+	// Frame is called for each frame of a message, before Message. p is valid until it returns, and may begin or end in
+	// the middle of a UTF-8 character. A compressed message counts as one frame.
 	Frame func(s *Socket, t MessageType, p []byte, last bool)
 
 	// Pong is called for each pong. elapsed is the time since the Ping that it answers, or 0. payload is valid until
 	// Pong returns.
 	Pong func(s *Socket, elapsed time.Duration, payload []byte)
 
-	// BytesWritten is called when the kernel has taken n more bytes, frame headers included. Several writes may be
-	// reported in one call. The last bytes may not be reported.
+	// BytesWritten is called when the kernel has taken n more bytes, frame headers included. The last bytes may not be
+	// reported.
 	BytesWritten func(s *Socket, n int)
 
 	// StateChanged is called when the socket enters StateClosing (not if it is aborted) and when it enters StateClosed.
 	StateChanged func(s *Socket, state State)
 
-	// Error is called before Closed if the socket did not end with a close handshake. err is the value that Socket.Err
-	// returns.
+	// Error is called before Closed, with the error of Socket.Err, if there was no close handshake.
 	Error func(s *Socket, err error)
 
-	// Closing is called before foyer sends a close frame, whether it starts the close handshake or answers one.
-	// Messages that Closing writes are sent before that frame.
+	// Closing is called before a close frame is sent or answered. Messages that it writes are sent first.
 	Closing func(s *Socket)
 
 	// Closed is always called, last.
@@ -51,11 +48,8 @@ type Events struct {
 }
 
 // Handle makes the socket call the functions of e from now on, and returns at once. It replaces Read: the unread rest
-// of a message is dropped, and Read and Reader return ErrReading. It panics if the socket handles events already, after
-// CloseRead, or while a Read is under way.
-//
-// If e.Closing is set, Close sends the close frame after Closing returns. The socket stays open when the ForEach
-// function that called Handle returns.
+// of a message is dropped, and Read and Reader return ErrReading. If e.Closing is set, Close sends the close frame
+// after it has returned. Handle panics if it is called twice, after CloseRead, or while a Read is under way.
 func (s *Socket) Handle(e Events) {
 	if !s.handle(&listener{Events: e}) {
 		panic("foyer: Handle on a socket that is being read, or handles events already")
@@ -63,8 +57,7 @@ func (s *Socket) Handle(e Events) {
 }
 
 // CloseRead is for programs that only write. From now on messages are dropped, pings and the close frame are answered,
-// and Read returns ErrReading. It returns at once. A second call does nothing. CloseRead panics on a socket that
-// handles events, or while a Read is under way.
+// and Read returns ErrReading. A second call does nothing. CloseRead panics after Handle, or while a Read is under way.
 func (s *Socket) CloseRead() {
 	if l := s.events.Load(); l != nil && l.drops {
 		return

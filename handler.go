@@ -14,12 +14,11 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// A Handler accepts WebSockets. It is an http.Handler for any router, accepts raw connections with HandleConnection,
-// and queues accepted sockets in a bounded pool until the program takes them.
+// A Handler accepts WebSockets: as an http.Handler in any router, and from raw connections with HandleConnection.
 //
-// The zero value works: it admits pages of the same host and clients without Origin, and has the default limits of its
-// fields. Do not change fields once the Handler is in use; the Set methods may be called at any time. All methods are
-// safe for concurrent use. A Handler must not be copied.
+// The zero value works: it admits pages of the same host and clients without Origin, and has the default limits. Do not
+// change fields once the Handler is in use; the Set methods may be called at any time. All methods are safe for
+// concurrent use. A Handler must not be copied.
 type Handler struct {
 	// ServerName is the Server header of every answer. Empty sends none.
 	ServerName string
@@ -28,75 +27,69 @@ type Handler struct {
 	// open sockets as a user who is identified by a cookie (RFC 6455 section 10.2).
 	Origins OriginAuthenticator
 
-	// Authorize, if not nil, is called after Origins has admitted the request. The header it returns is added to the
-	// answer; it must not contain headers of the handshake. If it returns an error, the client gets 403 without the
-	// error's text, or the Status and Reason of the *HandshakeError that it returned. The request's context is canceled
-	// at HandshakeTimeout. A panic is answered with 500.
+	// Authorize, if not nil, is called last. The header it returns is added to the response; it must not contain
+	// headers of the handshake. After an error the client gets 403 without the error's text, or the Status and Reason
+	// of a *HandshakeError. The request's context ends at HandshakeTimeout. A panic is answered with 500.
 	Authorize func(*http.Request) (http.Header, error)
 
-	// Subprotocols lists the subprotocols that the server supports. The first one offered by the client that is in the
-	// list is selected. If there is none, no subprotocol is negotiated, and a browser that offered some fails the
-	// connection.
+	// Subprotocols are those that the server supports. The client's first one that is among them is selected. If there
+	// is none, a browser that asked for one closes the socket.
 	Subprotocols []string
 
 	// MaxPending is how many sockets may wait for Accept. 0 means 30, negative no limit. It has no effect while a
 	// ForEach runs, because nothing waits then.
 	//
-	// If the pool is full, a handshake waits in FIFO order, up to HandshakeTimeout, while the program is taking
-	// sockets. The program counts as taking sockets if an Accept is waiting, if it took a socket or called NextPending
-	// within the last second, or if the Handler's first handshake was less than a second ago. At most 4,096 handshakes
-	// wait. A handshake that may not wait gets 503 at once.
+	// If the pool is full, a handshake waits in order, up to HandshakeTimeout, while the program is taking sockets: an
+	// Accept is waiting, a socket was taken or NextPending called within the last second, or the Handler's first
+	// handshake is less than a second ago. At most 4,096 wait. Other handshakes get 503 at once.
 	MaxPending int
 
 	// MaxOpen is how many sockets may be open, pending ones included. Further clients get 503. 0 means no limit.
 	MaxOpen int
 
-	// HandshakeTimeout limits the whole handshake, including Origins and Authorize, which must return when the
-	// request's context is done. 0 means 10 seconds. Negative means no limit; then a client that sends nothing holds
-	// its connection for ever.
+	// HandshakeTimeout limits the whole handshake. Origins and Authorize must return when their request's context is
+	// done. 0 means 10 seconds. Negative means no limit; then a client that sends nothing holds its connection forever.
 	HandshakeTimeout time.Duration
 
-	// MaxMessageSize is how many bytes a message from the client may have, after decompression. A longer one ends the
-	// socket with CloseMessageTooBig, before it is read whole. 0 means 1 MiB. Negative means no limit; then one client
-	// can fill the memory.
+	// MaxMessageSize limits the bytes of a client's message, after decompression. A longer one ends the socket with
+	// CloseMessageTooBig before it is read whole. 0 means 1 MiB. Negative means no limit; then one client can fill the
+	// memory.
 	MaxMessageSize int64
 
-	// MaxFrameSize is how many bytes of payload one frame from the client may have, before decompression. A longer one
-	// ends the socket with CloseMessageTooBig. 0 means that only MaxMessageSize applies.
+	// MaxFrameSize limits the payload of a client's frame, before decompression, in the same way. 0 means that only
+	// MaxMessageSize applies.
 	MaxFrameSize int64
 
-	// MaxWriteBuffer is how many bytes may wait for one client that reads slowly. When it is full, Write waits and
-	// TryWrite fails. 0 means 1 MiB. Negative means no limit; then one client can fill the memory. Write does not
-	// buffer messages of 16 KiB and more; it waits until the kernel has them.
+	// MaxWriteBuffer is how many bytes may wait for a client that reads slowly. When it is full, Write waits and
+	// TryWrite fails. 0 means 1 MiB. Negative means no limit; then one client can fill the memory.
 	MaxWriteBuffer int
 
 	// OutgoingFrameSize is the maximum payload of an outgoing frame. Longer messages are split. 0 means no limit.
 	OutgoingFrameSize int
 
-	// Compression lets clients negotiate permessage-deflate (RFC 7692). It costs CPU time for each message, and about 1
-	// MiB for each message that is being compressed at the moment.
+	// Compression lets clients negotiate permessage-deflate (RFC 7692). It costs CPU time, and about 1 MiB for each
+	// message while it is being compressed.
 	Compression CompressionMode
 
-	// CompressionMemory is how many bytes all sockets together may keep for context takeover. When it is used up,
-	// further sockets do not negotiate context takeover. 0 means 64 MiB, negative no limit.
+	// CompressionMemory limits the bytes that all sockets together keep for context takeover; further sockets do not
+	// negotiate it. 0 means 64 MiB, negative no limit.
 	CompressionMemory int64
 
-	// CompressionLevel is 1 (fastest) to 9. 0 means 3; other values panic at first use. It has no effect for clients
-	// that ask for a window smaller than 32 KiB.
+	// CompressionLevel is 1 (fastest) to 9. 0 means 3; other values panic. Clients with a window smaller than 32 KiB
+	// have one level only.
 	CompressionLevel int
 
-	// CompressionThreshold is the length in bytes from which messages are compressed. A Writer always compresses. 0
-	// means 128, negative no threshold.
+	// CompressionThreshold is the length in bytes from which messages are compressed. 0 means 128, negative no
+	// threshold. A Writer always compresses.
 	CompressionThreshold int
 
 	// PingInterval is how long a client may be silent before it is pinged. 0 means 30 seconds. Negative means no
 	// keepalive; then a client that vanished is noticed only when something is written to it, if at all.
 	PingInterval time.Duration
 
-	// PongTimeout is how long a client may take to answer a keepalive ping or to accept some of its buffered output.
-	// After that the socket ends with ErrPingTimeout. 0 means 30 seconds. Any input counts as an answer. If the program
-	// leaves input unread, foyer cannot see the pong. On Linux a TCP acknowledgment then counts as an answer; on other
-	// systems only the output is checked.
+	// PongTimeout is how long a client may take to answer that ping with any input, or to accept some of its buffered
+	// output, before the socket ends with ErrPingTimeout. 0 means 30 seconds. While the program leaves input unread,
+	// foyer cannot see the pong: on Linux a TCP acknowledgment then counts, elsewhere only the output is checked.
 	PongTimeout time.Duration
 
 	// CloseTimeout is how long a client may take to answer a close frame before its connection is cut. 0 means 5
@@ -104,14 +97,13 @@ type Handler struct {
 	CloseTimeout time.Duration
 
 	// Logger receives a line for each refused handshake, with a hint at the cause, and for each panic of the program's
-	// functions, with its stack. At most five lines of each kind are logged per second, followed by the number of
-	// omitted lines. URL queries, headers other than Host and Origin, and messages are never logged. Nil means
-	// slog.Default(); slog.New(slog.DiscardHandler) is silent.
+	// functions, with its stack: at most five of each kind per second, then the number left out. URL queries, headers
+	// other than Host and Origin, and messages are never logged. Nil means slog.Default();
+	// slog.New(slog.DiscardHandler) is silent.
 	Logger *slog.Logger
 
-	// OnError, if not nil, receives refused and failed handshakes (*HandshakeError, *TLSError), failed accepts of a
-	// Server (*AcceptError), and panics of ForEach and Events functions (*PanicError). It should return quickly. A
-	// panic in it is logged.
+	// OnError, if not nil, receives each *HandshakeError, *TLSError and *AcceptError, and panics of ForEach and Events
+	// functions (*PanicError). It should return quickly.
 	OnError func(error)
 
 	once     sync.Once
@@ -156,15 +148,14 @@ func (h *Handler) init() {
 	})
 }
 
-// ServeHTTP performs the opening handshake and puts the socket into the pool. It returns when that is done. An invalid
-// or refused request gets an HTTP error response, and its connection is closed.
+// ServeHTTP performs the handshake, puts the socket into the pool, and returns. A refused request gets an HTTP error
+// response, and its connection is closed.
 //
 // Over HTTP/2 (RFC 8441, see [EnableHTTP2]) and HTTP/3 (RFC 9220) the handshake is a CONNECT and the socket is the
-// request's stream. ServeHTTP then returns when the socket has ended, and a refusal does not close the connection.
+// request's stream: ServeHTTP returns when the socket has ended, and a refusal does not close the connection.
 //
-// Middleware that wraps the http.ResponseWriter must have an Unwrap method (see http.ResponseController) or, for
-// HTTP/1.1, implement http.Hijacker; otherwise the answer is 500, and the error names the type. Headers set by
-// middleware become part of the answer.
+// A middleware's http.ResponseWriter must have an Unwrap method (see http.ResponseController) or be an http.Hijacker;
+// otherwise the answer is 500, and the error names the type. Headers set by middleware become part of the response.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.serve(w, r, true)
 }
@@ -172,8 +163,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // Upgrade is like ServeHTTP but returns the socket instead of queueing it. If it returns an error, a *HandshakeError,
 // the request has been answered.
 //
-// Over HTTP/2 and HTTP/3 the socket ends when the handler returns. The handler must wait until [Socket.Done] is closed,
-// even after an error from Read:
+// Over HTTP/2 and HTTP/3 the socket ends when the handler returns. The handler must wait until Done is closed, even
+// after an error from Read:
 //
 //	defer func() {
 //		s.Close(foyer.CloseNormalClosure, "")
@@ -229,22 +220,18 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*S
 	return s, nil
 }
 
-// HandleConnection performs the opening handshake on a connection that was accepted elsewhere: it reads the request,
-// answers it, and puts the socket into the pool. It returns nil, a *HandshakeError or a *TLSError, at the latest one
-// second after HandshakeTimeout. conn may be any net.Conn. If it does not support deadlines, canceling the context of
-// Read has no effect.
+// HandleConnection performs the handshake on a connection accepted elsewhere: it reads the request, answers it, and
+// puts the socket into the pool. It returns nil, a *HandshakeError or a *TLSError, at the latest one second after
+// HandshakeTimeout. It owns conn, and closes it if the handshake fails.
 //
-// The Handler owns conn from the call on, and closes it if the handshake fails. Bytes that follow the request are read
-// as the first frames. A request line or header line is limited to 8 KiB, the header to 100 lines, the whole head to 64
-// KiB.
+// conn may be any net.Conn. If it does not support deadlines, the context of Read has no effect. A request line or
+// header line is limited to 8 KiB, the header to 100 lines, the head to 64 KiB.
 func (h *Handler) HandleConnection(conn net.Conn) error {
 	return h.enter(wire.New(conn, nil)).handle(shakeForSocket)
 }
 
-// HandleUpgrade performs the opening handshake on a request that the caller has read, for example in a handler that
-// hijacked the connection. rw holds data already buffered from conn, as returned by Hijack. It may be nil.
-// HandleUpgrade answers and puts the socket into the pool. The Handler owns conn from the call on, and closes it if a
-// *HandshakeError is returned. r is not kept. For HTTP/2 and HTTP/3 use ServeHTTP.
+// HandleUpgrade is like HandleConnection for a request that the caller has read over HTTP/1.1, for example in a handler
+// that hijacked the connection. rw holds what is buffered of conn, as Hijack returns it, and may be nil. r is not kept.
 func (h *Handler) HandleUpgrade(r *http.Request, conn net.Conn, rw *bufio.ReadWriter) error {
 	h.init()
 	deadline := h.deadline()
@@ -474,7 +461,7 @@ func (h *Handler) Pause() { h.paused.Store(true) }
 // Resume admits handshakes again.
 func (h *Handler) Resume() { h.paused.Store(false) }
 
-// SetMaxPending changes MaxPending. Sockets that are already waiting are not affected.
+// SetMaxPending changes MaxPending. Sockets that already wait are not affected.
 func (h *Handler) SetMaxPending(n int) {
 	h.init()
 	h.pool.limit(n)
@@ -512,8 +499,7 @@ func (h *Handler) Stats() Stats {
 	return st
 }
 
-// LastError returns the most recent error passed to OnError, or that would have been if OnError were set. In a
-// *HandshakeError, Request is nil.
+// LastError returns the most recent error for OnError. A *HandshakeError has no Request here.
 func (h *Handler) LastError() error {
 	h.init()
 	return h.config.last()

@@ -27,7 +27,7 @@ func hijack(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter, *HandshakeError
 		w = inner.Unwrap()
 	}
 	if _, ok := w.(http.Hijacker); !ok {
-		err = fmt.Errorf("foyer: %T hides http.Hijacker: it should have a method Unwrap() http.ResponseWriter, or the Handler be mounted outside of it: %w", w, err)
+		err = fmt.Errorf("foyer: %T hides http.Hijacker: give it a method Unwrap() http.ResponseWriter, or mount the Handler outside of it: %w", w, err)
 	}
 	return nil, nil, internal(err)
 }

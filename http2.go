@@ -15,15 +15,14 @@ import (
 // ErrNoExtendedConnect says that this process does not offer WebSockets over HTTP/2.
 var ErrNoExtendedConnect = errors.New("foyer: net/http does not announce extended CONNECT: import _ \"github.com/foyerws/foyer/extendedconnect\" or set GODEBUG=http2xconnect=1")
 
-// EnableHTTP2 prepares srv for WebSockets over HTTP/2 (RFC 8441). Call it before srv serves. The route must accept the
-// method CONNECT as well as GET.
+// EnableHTTP2 prepares srv for WebSockets over HTTP/2 (RFC 8441), before it serves. The route must accept the method
+// CONNECT as well as GET.
 //
-// It returns [ErrNoExtendedConnect] when this process does not announce extended CONNECT; clients then use HTTP/1.1. To
-// announce it, import the package extendedconnect, or start the process with GODEBUG=http2xconnect=1.
+// ErrNoExtendedConnect means that clients will use HTTP/1.1, because this process does not announce extended CONNECT.
+// Import the package extendedconnect to announce it, or start the process with GODEBUG=http2xconnect=1.
 //
-// It also sets three fields of srv.HTTP2 if they are 0: 128 KiB of unread input per stream, 4 MiB per connection, and a
-// write timeout of 30 seconds. With these, one socket cannot stall the others on its connection. The first two also
-// limit how much an upload can send in one round trip.
+// If they are 0, EnableHTTP2 sets three limits in srv.HTTP2, with which one socket cannot stall the others on its
+// connection: 128 KiB of unread input per stream, 4 MiB per connection, and a write timeout of 30 seconds.
 func EnableHTTP2(srv *http.Server) error {
 	if srv.HTTP2 == nil {
 		srv.HTTP2 = new(http.HTTP2Config)

@@ -191,7 +191,7 @@ func (h *Handler) diagnose(refusal *HandshakeError) (level slog.Level, cause, hi
 	case errors.Is(err, ErrHandshakeTimeout):
 		return slog.LevelInfo, "timeout", ""
 	case refusal.Status == http.StatusUpgradeRequired && refusal.Request != nil && !IsHandshake(refusal.Request):
-		return slog.LevelInfo, "no upgrade", "an ordinary request, as from a browser's address bar; or a proxy did not pass on Connection and Upgrade"
+		return slog.LevelInfo, "no upgrade", "not a WebSocket request: opened in the address bar, or a proxy removed the Connection and Upgrade headers"
 	case refusal.Request != nil && !refusal.Request.ProtoAtLeast(1, 1):
 		return slog.LevelInfo, "HTTP/1.0", "a proxy in front speaks HTTP/1.0; for nginx, set proxy_http_version 1.1"
 	case refusal.Code == ClosePolicyViolation:

@@ -75,7 +75,7 @@ func TestRefusalsAreExplained(t *testing.T) {
 		"too many open": {&Handler{MaxOpen: 1}, handshakeRequest(), map[string]string{
 			"status": "503", "hint": "as many sockets are open as MaxOpen allows: 1"}},
 		"no upgrade": {new(Handler), "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", map[string]string{
-			"status": "426", "hint": "an ordinary request, as from a browser's address bar; or a proxy did not pass on Connection and Upgrade"}},
+			"status": "426", "hint": "not a WebSocket request: opened in the address bar, or a proxy removed the Connection and Upgrade headers"}},
 		"HTTP/1.0": {new(Handler), strings.Replace(handshakeRequest(), "HTTP/1.1", "HTTP/1.0", 1), map[string]string{
 			"status": "400", "hint": "a proxy in front speaks HTTP/1.0; for nginx, set proxy_http_version 1.1"}},
 		"not authorized": {&Handler{Authorize: func(*http.Request) (http.Header, error) { return nil, errors.New("no such user") }}, handshakeRequest(), map[string]string{

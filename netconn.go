@@ -11,14 +11,13 @@ import (
 	"unicode/utf8"
 )
 
-// NetConn returns a net.Conn that reads and writes the bytes of s's messages. Each Write sends one message of type t,
-// or several when p is longer than 32 KiB. Read returns the bytes of incoming messages, which must have the same type.
-// With Text, each Write must be given valid UTF-8.
+// NetConn returns a net.Conn of the bytes in s's messages. Each Write sends one message of type t, or several when p is
+// longer than 32 KiB; for Text, p must be UTF-8. A message of another type is an error of Read. Nothing else may read
+// from s.
 //
-// Deadlines work as on any net.Conn; after one has passed, setting a new one makes the connection usable again. Read
-// returns io.EOF when the peer closes with CloseNormalClosure or CloseGoingAway. Close sends CloseNormalClosure; it
-// waits at most CloseTimeout until the kernel has all output, and does not wait for the peer. When ctx ends, the socket
-// is aborted. Nothing else may read from the socket.
+// Deadlines work as on any net.Conn and can be extended after they have passed. Read returns io.EOF when the peer
+// closes with CloseNormalClosure or CloseGoingAway. Close sends CloseNormalClosure and waits at most CloseTimeout until
+// the kernel has all output. When ctx is done, the socket is aborted.
 func NetConn(ctx context.Context, s *Socket, t MessageType) net.Conn {
 	c := &netConn{socket: s, kind: t, messages: make(chan []byte), writing: make(chan struct{}, 1), closed: make(chan struct{})}
 	c.readBy.init()

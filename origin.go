@@ -13,11 +13,11 @@ import (
 )
 
 // An OriginAuthenticator decides whether a request may become a socket. Browsers let any page open a WebSocket to any
-// host and send the user's cookies along; checking the Origin header is the only protection against cross-site
-// WebSocket hijacking (RFC 6455 section 10.2).
+// host and send the user's cookies along; checking the Origin header is the only protection against that (RFC 6455
+// section 10.2).
 //
-// OriginAllowed is called concurrently for different requests. A panic in it is answered with 500. *cors.Cors of
-// github.com/rs/cors is an OriginAuthenticator.
+// OriginAllowed is called concurrently. A panic in it is answered with 500. *cors.Cors of github.com/rs/cors is an
+// OriginAuthenticator.
 type OriginAuthenticator interface {
 	OriginAllowed(r *http.Request) bool
 }
@@ -28,9 +28,9 @@ type OriginFunc func(r *http.Request) bool
 // OriginAllowed calls f.
 func (f OriginFunc) OriginAllowed(r *http.Request) bool { return f(r) }
 
-// SameOrigin admits pages from the host that the request is for: host and port of Origin equal those of the Host
-// header, and over TLS the scheme is https. A request without Origin does not come from a browser, and is admitted.
-// This is the default. Behind a proxy that changes the Host header, use [AllowOrigins].
+// SameOrigin, the default, admits pages whose host and port are those of the Host header, over TLS with the scheme
+// https. A request without Origin does not come from a browser, and is admitted. Behind a proxy that changes the Host
+// header, use AllowOrigins.
 func SameOrigin() OriginAuthenticator { return sameOrigin{} }
 
 type sameOrigin struct{}
@@ -78,9 +78,9 @@ func RequireOrigin(a OriginAuthenticator) OriginAuthenticator {
 //	https://*.example.com       any host below example.com, at any depth, but not example.com itself
 //	http://localhost:*          this host at any port
 //
-// Scheme, host and port are compared separately and without regard to case. Names may be in Unicode or Punycode. A
-// default port (80, 443) matches an origin without a port. A request without Origin is admitted. A request with several
-// origins, with "null", or with a malformed origin is refused. AllowOrigins panics on a malformed pattern.
+// Scheme, host and port are compared separately, without regard to case, and a default port is the same as none. Names
+// may be in Unicode or Punycode. A request without Origin is admitted; several origins, "null" and a malformed one are
+// refused. AllowOrigins panics on a malformed pattern.
 func AllowOrigins(patterns ...string) OriginAuthenticator {
 	list := make(originList, len(patterns))
 	for i, p := range patterns {

@@ -23,12 +23,12 @@ type ping struct {
 // lastPing numbers the pings that came without a payload of their own.
 var lastPing atomic.Uint64
 
-// Ping sends a ping and waits for its pong (RFC 6455 sections 5.5.2 and 5.5.3). It returns the time between them.
-// payload may have up to 125 bytes. If it is empty, foyer sends a number instead.
+// Ping sends a ping and returns the time until its pong (RFC 6455 section 5.5.2). payload may have up to 125 bytes;
+// instead of an empty one foyer sends a number. After PongTimeout, Ping returns ErrPingTimeout and the socket stays
+// open.
 //
-// Pongs are noticed only while the socket is read: by Read, Events or CloseRead. After PongTimeout, Ping returns
-// ErrPingTimeout and the socket stays open. Do not call Ping from one of the socket's Events functions: the pong cannot
-// be processed until that function returns. Use Events.Pong.
+// Pongs are noticed only while something reads: Read, Events or CloseRead. A function of the socket's Events cannot
+// wait for one, and should leave it to Events.Pong.
 func (s *Socket) Ping(ctx context.Context, payload []byte) (time.Duration, error) {
 	if len(payload) > 125 {
 		return 0, errors.New("foyer: a ping carries at most 125 bytes (RFC 6455 section 5.5)")

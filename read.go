@@ -12,9 +12,9 @@ import (
 
 // Read waits for the next message. The caller owns the returned slice. Text is valid UTF-8.
 //
-// If ctx ends before a message has begun, Read returns ctx's error and the socket stays open; if ctx is done in the
-// middle of a message, the connection is closed. Other errors are final, such as a *CloseError, but for ErrReading,
-// which is returned while another goroutine reads.
+// If ctx ends before a message has begun, Read returns ctx's error and the socket stays open; if ctx ends in the middle
+// of a message, the socket is aborted. ErrReading means that another goroutine reads. Other errors are final, such as a
+// *CloseError.
 func (s *Socket) Read(ctx context.Context) (MessageType, []byte, error) {
 	if err := s.lockRead(ctx); err != nil {
 		return 0, nil, err
@@ -39,10 +39,8 @@ func (s *Socket) Read(ctx context.Context) (MessageType, []byte, error) {
 	return t, p, nil
 }
 
-// Reader waits for the next message and returns a reader of it, which returns bytes as they arrive and io.EOF at the
-// end. The next call of Read or Reader drops the unread rest and invalidates the reader. If ctx ends before the message
-// has begun, Reader returns its error and the socket stays open. If ctx ends later but before the message does, the
-// connection is aborted. Errors are those of Read.
+// Reader is like Read, but returns a reader of the message, which returns bytes as they arrive and io.EOF at the end.
+// The next call of Read or Reader drops the unread rest. ctx also ends the reader, as it ends a Read.
 func (s *Socket) Reader(ctx context.Context) (MessageType, io.Reader, error) {
 	if err := s.lockRead(ctx); err != nil {
 		return 0, nil, err

@@ -16,17 +16,15 @@ const (
 	steadyTime       = 30 * time.Second // a socket that lived so long was no failure
 )
 
-// Redial keeps a client connected. It dials, calls f with the socket, and dials again after f returns. It stops when
-// ctx is done. The context that f gets ends with ctx or with the socket. When f returns, the socket is closed with
-// CloseNormalClosure, unless it has ended already.
+// Redial keeps a client connected. It dials, calls f with the socket, closes the socket with CloseNormalClosure when f
+// returns, and dials again, until ctx is done. The context that f gets ends with ctx or with the socket.
 //
-// Redial returns when ctx is done, or on an error that retrying cannot fix: f returned an error while the socket was
-// open, the server refused with a status from 300 to 499 other than 408, 425 and 429 (a *HandshakeError), or an
-// argument was invalid. It always returns an error.
+// Redial always returns an error: ctx's, or one that retrying cannot fix, which is an error of f while the socket is
+// open, a refusal with a status from 300 to 499 other than 408, 425 and 429 (a *HandshakeError), or an invalid
+// argument.
 //
-// Between attempts Redial waits for a random time. The maximum starts at 1 second and doubles with each attempt up to
-// 30 seconds. It is reset to 1 second after a socket that lasted 30 seconds. This keeps clients that lost the same
-// server from reconnecting at the same moment. It honors a Retry-After header, up to 30 seconds.
+// Before another attempt Redial waits for a random time of at most 1 second, doubled with each attempt up to 30
+// seconds, and again 1 second after a socket that lasted for 30. It honors Retry-After up to 30 seconds.
 func Redial(ctx context.Context, target string, o *DialOptions, f func(ctx context.Context, s *Socket) error) error {
 	if o == nil {
 		o = new(DialOptions)

@@ -14,9 +14,9 @@ import (
 	"github.com/foyerws/foyer/internal/netpoll"
 )
 
-// A Server performs handshakes on the connections of a listener, without net/http. It is for programs that serve only
-// WebSockets on a port. A Server listens on one address at a time. All methods are safe for concurrent use. A Server
-// must not be copied.
+// A Server performs handshakes on the connections of a listener, without net/http, for programs that serve only
+// WebSockets on a port. It listens on one address at a time. All methods are safe for concurrent use. A Server must not
+// be copied.
 type Server struct {
 	// Handler performs the handshakes and holds the sockets. It must not be nil.
 	Handler *Handler
@@ -241,8 +241,8 @@ func (s *Server) IsListening() bool { return s.Addr() != nil }
 func (s *Server) Secure() bool { return s.TLSConfig != nil }
 
 // File returns a copy of the listening socket's file, for a process that takes over (see ListenFile). The caller closes
-// it. It returns ErrNotListening without a listener, and errors.ErrUnsupported if the listener has no file. After File,
-// closing the Server does not remove the path of a Unix socket.
+// it. The error is ErrNotListening, or errors.ErrUnsupported for a listener without a file. Closing the Server no
+// longer removes the path of a Unix socket.
 func (s *Server) File() (*os.File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -275,8 +275,7 @@ func (s *Server) Resume() {
 	}
 }
 
-// Shutdown closes the listener and calls Handler.Shutdown. If there is no listener, it still shuts the Handler down and
-// returns ErrNotListening.
+// Shutdown closes the listener and calls Handler.Shutdown. Without a listener it also returns ErrNotListening.
 func (s *Server) Shutdown(ctx context.Context) error {
 	err := s.stopForGood()
 	if s.Handler == nil {

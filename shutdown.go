@@ -6,25 +6,23 @@ import (
 	"time"
 )
 
-// Shutdown closes the Handler. New handshakes get 503, handshakes in progress are aborted, Accept returns ErrClosed,
-// and every socket gets a close frame with CloseGoingAway. Shutdown waits until all clients have answered, each ForEach
-// function has returned and each Events.Closed was called; then it returns nil. If ctx is done first, Shutdown closes
-// the remaining connections and returns an error that gives their number and wraps ctx.Err(). A client that does not
-// answer delays Shutdown by CloseTimeout, so the deadline of ctx should be later than that. Do not call Shutdown from a
-// ForEach function: it would wait for itself.
+// Shutdown closes the Handler: handshakes get 503 or are aborted, Accept returns ErrClosed, and every socket gets a
+// close frame with CloseGoingAway. It waits until all clients have answered, each ForEach function has returned and
+// each Events.Closed was called. If ctx is done first, it closes the remaining connections and returns an error with
+// their number that wraps ctx's.
 //
-// http.Server.Shutdown ignores sockets over HTTP/1.1 and waits for those over HTTP/2, so call this first.
+// A client that does not answer takes CloseTimeout; the deadline of ctx should be later. Do not call Shutdown from a
+// ForEach function: it would wait for itself. Call it before http.Server.Shutdown, which ignores sockets over HTTP/1.1
+// and waits for those over HTTP/2.
 func (h *Handler) Shutdown(ctx context.Context) error {
 	h.init()
 	return h.shutdown(ctx, CloseGoingAway)
 }
 
-// Drain is a gentle Shutdown for a process that is being replaced. The open sockets get a close frame with
+// Drain is a gentle Shutdown for a process that is being replaced. The sockets get a close frame with
 // CloseServiceRestart one after the other, in random order, evenly over spread, so that their clients do not all
-// reconnect at once. Meanwhile new handshakes still succeed, because a load balancer needs time to stop sending
-// clients. After spread, Drain closes the Handler and the remaining sockets with the same code. If ctx is done first,
-// Drain closes the remaining connections and returns an error as Shutdown does. The deadline of ctx should be later
-// than spread plus CloseTimeout.
+// reconnect at once. Meanwhile handshakes still succeed, because a load balancer needs time to stop sending clients.
+// Then Drain continues as Shutdown does; the deadline of ctx should be later than spread plus CloseTimeout.
 //
 // A client over HTTP/2 reconnects on the same connection unless http.Server.Shutdown is called at the same time.
 func (h *Handler) Drain(ctx context.Context, spread time.Duration) error {

@@ -57,13 +57,12 @@ func (s State) String() string {
 	return "invalid state"
 }
 
-// A Socket is one WebSocket connection, of a server or a client. It comes from a [Handler] or from [Dial].
+// A Socket is one WebSocket connection, of a server or a client. Close or Abort every one; [Handler.ForEach] does it
+// for you.
 //
 // All methods may be called from any goroutine at any time. Messages of concurrent writers do not mix. Only one
-// goroutine at a time can read; a second gets ErrReading. foyer answers pings and sees close frames only while the
-// program reads the socket. A program that only writes should call CloseRead.
-//
-// Close or Abort every socket; [Handler.ForEach] does it for you.
+// goroutine at a time can read; a second gets ErrReading. Pings are answered and close frames seen only while something
+// reads. A program that only writes should call [Socket.CloseRead].
 type Socket struct {
 	wire        *wire.Conn
 	config      *config
@@ -118,8 +117,7 @@ func newSocket(c *wire.Conn, cfg *config, r record, subprotocol string, server b
 // State returns the current state.
 func (s *Socket) State() State { return State(s.state.Load()) }
 
-// Done returns a channel that is closed when the socket has ended. Its Events functions may still be running. Over
-// HTTP/2 and HTTP/3, a handler that called [Handler.Upgrade] may return once Done is closed.
+// Done returns a channel that is closed when the socket has ended. Its Events functions may still be running.
 func (s *Socket) Done() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,8 +148,8 @@ func (s *Socket) end() *CloseError {
 	return s.fate
 }
 
-// CloseCode returns 0 while the socket is open. Then it returns the peer's code if the peer sent a close frame, our
-// code if the peer violated the protocol, and CloseAbnormalClosure in all other cases.
+// CloseCode returns 0 while the socket is open, and then the peer's code if it sent a close frame, ours if the peer
+// violated the protocol, or CloseAbnormalClosure.
 func (s *Socket) CloseCode() CloseCode {
 	if e := s.end(); e != nil {
 		return e.Code
@@ -167,11 +165,9 @@ func (s *Socket) CloseReason() string {
 	return ""
 }
 
-// Request returns a copy of the handshake's request, without its body: method, URL, header, TLS state, remote address,
-// path values and context values. Its context never ends. Each call makes a new copy.
-//
-// Path values set by the router, chi included, are returned by PathValue; chi.URLParam does not work, because chi
-// reuses its parameters. Changes that Authorize made to the URL and the header are kept.
+// Request returns a new copy of the handshake's request, without its body: method, URL, header, TLS state, remote
+// address, context values, and path values. Its context never ends. Changes that Authorize made to URL and header are
+// kept. chi.URLParam does not work, because chi reuses its parameters; use PathValue.
 func (s *Socket) Request() *http.Request {
 	r := s.request.unpack()
 	if s.request.base == nil {
@@ -207,9 +203,8 @@ func (s *Socket) LocalAddr() net.Addr { return s.wire.LocalAddr() }
 // RemoteAddr returns the remote address of the connection, which may be a proxy's.
 func (s *Socket) RemoteAddr() net.Addr { return s.wire.RemoteAddr() }
 
-// UnderlyingConn returns the connection that carries the socket, to inspect or tune it. Do not read, write or set
-// deadlines on it. Closing it closes the socket, except for TCP and Unix sockets on Linux, where it is a copy made at
-// the first call.
+// UnderlyingConn returns the connection that carries the socket, to inspect or tune it. Do not read, write, close it or
+// set deadlines. On Linux that of a TCP or Unix socket is a copy made at the first call, which the caller may close.
 func (s *Socket) UnderlyingConn() net.Conn { return s.wire.NetConn() }
 
 // traffic returns what went through the socket so far.

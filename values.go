@@ -7,11 +7,10 @@ import (
 )
 
 // SetValue stores a value that [Socket.Value] will return for the socket that r becomes. Middleware and Authorize use
-// it to say who the client is. key must be comparable and should have a type of its own, as for context.WithValue. A
-// nil value removes the key.
+// it to say who the client is. key should have a type of its own, as for context.WithValue. A nil value removes the
+// key.
 //
-// SetValue changes r itself; there is no new request to pass on. Do not call it concurrently for one request, or after
-// the request's handler has returned.
+// SetValue changes r itself. Do not call it concurrently for one request, or after the request's handler has returned.
 func SetValue(r *http.Request, key, value any) {
 	v, ok := r.Context().Value(valuesKey{}).(*values)
 	if !ok {

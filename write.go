@@ -8,14 +8,13 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// Write sends p as one message. It returns when the message has been passed to the kernel or is in the write buffer. If
-// the buffer is full (see MaxWriteBuffer), Write waits. Messages of 16 KiB and more are not buffered; Write waits until
-// the kernel has them. Write does not retain p. Text should be valid UTF-8: peers close the
-// connection otherwise.
+// Write sends p as one message. It returns when the kernel or the write buffer has the message, and waits while the
+// buffer is full (see MaxWriteBuffer). Messages of 16 KiB and more are not buffered; Write waits until the kernel has
+// them. Write does not retain p. Peers close the connection if text is not valid UTF-8.
 //
 // If ctx ends while Write waits for room, nothing was sent and the socket stays open; if it ends in the middle of a
-// message of 16 KiB or more, the connection is broken. Over TLS a hostile client can block Write for up to PongTimeout,
-// even if ctx is done. To write to many clients, use TryWrite or [Broadcast], which never block.
+// message of 16 KiB or more, the socket is aborted. Over TLS a hostile client can block Write for up to PongTimeout. To
+// write to many clients use TryWrite or [Broadcast], which never block.
 func (s *Socket) Write(ctx context.Context, t MessageType, p []byte) error {
 	return s.send(ctx, t, p, waitWritten)
 }
@@ -30,9 +29,9 @@ func (s *Socket) SendBinary(ctx context.Context, p []byte) error {
 	return s.send(ctx, Binary, p, waitWritten)
 }
 
-// TryWrite sends p as one message and never waits. Where Write would wait, TryWrite sends nothing and returns
-// ErrWriteBufferFull if the peer reads too slowly, or ErrWriterOpen if a Writer's message is unfinished. For a message
-// larger than MaxWriteBuffer, TryWrite returns ErrMessageTooBig. TryWrite does not retain p.
+// TryWrite is Write without waiting. Where Write would wait, TryWrite sends nothing and returns ErrWriteBufferFull if
+// the peer reads too slowly, or ErrWriterOpen if a Writer is open. For a message larger than MaxWriteBuffer it returns
+// ErrMessageTooBig.
 func (s *Socket) TryWrite(t MessageType, p []byte) error {
 	return s.send(background, t, p, noWait)
 }
@@ -45,7 +44,7 @@ func (s *Socket) Flush(ctx context.Context) error {
 	return nil
 }
 
-// BytesToWrite returns how many bytes of output, frame headers included, are buffered.
+// BytesToWrite returns how many bytes of output are buffered, frame headers included.
 func (s *Socket) BytesToWrite() int { return s.wire.BytesToWrite() }
 
 // A waitMode says what to wait for with a message.
@@ -197,9 +196,9 @@ func (s *Socket) sendPrepared(ctx context.Context, f *wire.Frame) (mark uint64, 
 	}
 }
 
-// Writer returns a writer for one message. Data may be sent at any time, in frames of any size. The caller must call
-// Close, which ends the message. Other messages wait until Close; control frames do not. If ctx is done before Close,
-// the connection is closed. With compression an open Writer takes about 1 MiB.
+// Writer returns a writer for one message, which is sent as it is written, in frames of any size. Close ends the
+// message and must be called; other messages wait until then. If ctx ends first, the socket is aborted. With
+// compression an open Writer takes about 1 MiB.
 func (s *Socket) Writer(ctx context.Context, t MessageType) (io.WriteCloser, error) {
 	if t != Text && t != Binary {
 		return nil, errBadMessageType

@@ -54,6 +54,7 @@ func TestSilentClients(t *testing.T) {
 
 // A request that does not come at once, or cannot be answered at once, gets the same answer as one that can.
 func TestRequestsThatALoopCannotAnswer(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		handler *Handler
 		pieces  int
@@ -69,6 +70,7 @@ func TestRequestsThatALoopCannotAnswer(t *testing.T) {
 		"malformed, in the second piece": {pieces: 2, request: "GET / HTTP/1.1\r\nHost: " + strings.Repeat("x", 100) + "\n\n", status: "400"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			h := test.handler
 			if h == nil {
 				h = new(Handler)
@@ -103,6 +105,7 @@ func TestRequestsThatALoopCannotAnswer(t *testing.T) {
 
 // A handshake that finds the pool full waits, whoever has read its request.
 func TestHandshakeOfALoopWaitsForAPlace(t *testing.T) {
+	t.Parallel()
 	h := &Handler{MaxPending: 1}
 	s := &Server{Handler: h}
 	if err := s.Listen("tcp", "127.0.0.1:0"); err != nil {
@@ -391,6 +394,7 @@ func TestConnectionsWithoutDeadlines(t *testing.T) {
 }
 
 func TestTLSConnectionToAClosedHandler(t *testing.T) {
+	t.Parallel()
 	h := &Handler{}
 	h.Close()
 	ours, theirs := net.Pipe()

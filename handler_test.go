@@ -19,6 +19,7 @@ import (
 // TestRefusals goes through the table of refusals, by way of net/http and of HandleConnection, and reads the answers
 // off the connection.
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name    string
 		handler *Handler
@@ -132,6 +133,7 @@ func TestRefusals(t *testing.T) {
 				continue
 			}
 			t.Run(tt.name+"/"+way, func(t *testing.T) {
+				t.Parallel()
 				var reported atomic.Pointer[HandshakeError]
 				h := &Handler{OnError: func(err error) {
 					var refusal *HandshakeError

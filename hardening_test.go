@@ -49,6 +49,7 @@ func (c *stuckConn) Close() error {
 // TestNothingWaitsForAStuckWrite has one client whose connection blocks whoever writes to it: what promises not to wait
 // does not, and the keepalive of other sockets goes on.
 func TestNothingWaitsForAStuckWrite(t *testing.T) {
+	t.Parallel()
 	h := &Handler{PingInterval: 100 * time.Millisecond, PongTimeout: 2 * time.Second, CloseTimeout: time.Second}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -153,6 +154,7 @@ func TestTLSConfigMayChangeBehindListen(t *testing.T) {
 
 // In a request, Upgrade is a list of which websocket is one (RFC 6455 section 4.1, RFC 9110 section 7.8).
 func TestUpgradeMayBeAList(t *testing.T) {
+	t.Parallel()
 	h := closeHandler(t, &Handler{})
 	for _, value := range []string{"websocket, ftp", "ftp,WebSocket"} {
 		resp, _ := ask(t, dialTCP(t, serveRaw(t, h)), handshakeRequest("Upgrade: "+value))

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -22,6 +23,10 @@ import (
 // TestMain fails when the tests leave a goroutine of foyer behind.
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // the tests make most of the mistakes that are logged
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		f.Value.Set("16") // they wait more than they compute
+	}
 	code := m.Run()
 	if stacks := leftGoroutines(5 * time.Second); code == 0 && stacks != "" {
 		fmt.Println("goroutines left behind:\n" + stacks)

@@ -103,6 +103,7 @@ func TestHTTP2ReadCanBeCancelled(t *testing.T) {
 
 // The deadlines of the server and of middleware are those of ordinary requests.
 func TestHTTP2Timeouts(t *testing.T) {
+	t.Parallel()
 	h := closeHandler(t, &Handler{})
 	url, client := serveHTTP2With(t, true, middleware.Timeout(100*time.Millisecond)(h), func(srv *http.Server) {
 		srv.ReadTimeout, srv.WriteTimeout, srv.IdleTimeout = 100*time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
@@ -212,6 +213,7 @@ func (c *frameClient) open(fields ...string) {
 // A connection that takes nothing holds no place in the pool and no sweep, and nothing of the Handler waits for it. It is
 // closed after a while, and only then may the handlers return.
 func TestHTTP2StalledConnection(t *testing.T) {
+	t.Parallel()
 	h := closeHandler(t, &Handler{MaxPending: 2})
 	var handlers atomic.Int64
 	flooded := make(chan struct{})
@@ -266,6 +268,7 @@ func TestHTTP2StalledConnection(t *testing.T) {
 
 // Done is closed when nobody uses the answer any more, whoever asks for it and when.
 func TestHTTP2DoneWaitsForTheAnswer(t *testing.T) {
+	t.Parallel()
 	h := closeHandler(t, &Handler{MaxWriteBuffer: 10 << 20})
 	url, client := serveHTTP2(t, true, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		watched := &watchedAnswer{Answer: w.(stream.Answer)}

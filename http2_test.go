@@ -191,6 +191,7 @@ func TestHTTP2(t *testing.T) {
 }
 
 func TestHTTP2Refusals(t *testing.T) {
+	t.Parallel()
 	h := closeHandler(t, &Handler{MaxPending: 1})
 	url, client := serveHTTP2(t, true, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/" {

@@ -64,6 +64,7 @@ func TestPoolIsExactUnderConcurrency(t *testing.T) {
 // TestFloodOfHandshakes has many more clients than places: exactly as many get in, the others get 503, and nobody gets
 // 101 and a close frame.
 func TestFloodOfHandshakes(t *testing.T) {
+	t.Parallel()
 	h := closeHandler(t, &Handler{MaxPending: 5})
 	for _, addr := range []string{serveRaw(t, h), serveHTTP(t, h)} {
 		var clients sync.WaitGroup
@@ -169,6 +170,7 @@ func TestNoSocketIsLostWhenAcceptIsCancelled(t *testing.T) {
 }
 
 func TestSetMaxPendingWhileServing(t *testing.T) {
+	t.Parallel()
 	h := closeHandler(t, &Handler{MaxPending: 1})
 	addr := serveRaw(t, h)
 	status := func() int { resp, _ := ask(t, dialTCP(t, addr), handshakeRequest()); return resp.StatusCode }
@@ -315,6 +317,7 @@ func TestEarlyBytesDoNotShieldAClientThatLeft(t *testing.T) {
 }
 
 func TestTLSClientThatLeavesFreesItsPlace(t *testing.T) {
+	t.Parallel()
 	certificate := httptest.NewTLSServer(nil)
 	defer certificate.Close()
 	h := closeHandler(t, &Handler{})

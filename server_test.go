@@ -125,6 +125,7 @@ func TestServeEndsWithClose(t *testing.T) {
 }
 
 func TestServerPause(t *testing.T) {
+	t.Parallel()
 	h := &Handler{}
 	s := &Server{Handler: h}
 	if err := s.Listen("tcp", "127.0.0.1:0"); err != nil {
@@ -180,6 +181,7 @@ func (l *faultyListener) Accept() (net.Conn, error) {
 }
 
 func TestTemporaryAcceptErrorsAreRetried(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -281,6 +283,7 @@ func TestRestartWithoutAGap(t *testing.T) {
 
 // TestFileCanBeGivenToAProcess calls what os/exec calls on a file: the Server must still be able to close its listener.
 func TestFileCanBeGivenToAProcess(t *testing.T) {
+	t.Parallel()
 	s := &Server{Handler: &Handler{}}
 	if err := s.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)

@@ -41,6 +41,7 @@ func TestSockets(t *testing.T) {
 }
 
 func TestShutdownSaysGoodbyeToEverySocket(t *testing.T) {
+	t.Parallel()
 	h := &Handler{}
 	addr := serveRaw(t, h)
 	read, unread, pending := dial(t, addr, nil), dial(t, addr, nil), dial(t, addr, nil)
@@ -147,7 +148,11 @@ func TestShutdownDuringAuthorize(t *testing.T) {
 
 func TestShutdownDuringHandshakes(t *testing.T) {
 	t.Parallel()
-	for range 30 {
+	rounds := 30
+	if testing.Short() {
+		rounds = 5
+	}
+	for range rounds {
 		h := &Handler{MaxPending: -1}
 		s := &Server{Handler: h}
 		if err := s.Listen("tcp", "127.0.0.1:0"); err != nil {

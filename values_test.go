@@ -13,6 +13,7 @@ import (
 type userKey struct{}
 
 func TestValuesComeFromMiddlewareAndHooks(t *testing.T) {
+	t.Parallel()
 	type roleKey struct{}
 	h := closeHandler(t, &Handler{Authorize: func(r *http.Request) (http.Header, error) {
 		if r.Header.Get("X-Role") != "" {

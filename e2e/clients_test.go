@@ -21,6 +21,9 @@ import (
 // program returns the path of a program.
 func program(t *testing.T, name string) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("real programs take their time")
+	}
 	path, err := exec.LookPath(name)
 	switch {
 	case err == nil:

@@ -7,7 +7,8 @@ import (
 )
 
 // Accept waits for the next socket, oldest first. It returns ctx's error, or ErrClosed once the Handler is closed. Call
-// it again within a second: clients are refused while the pool is full and the program takes nothing.
+// it again within a second. Otherwise clients are refused if the pool is full, because the program seems to have
+// stopped taking sockets.
 func (h *Handler) Accept(ctx context.Context) (*Socket, error) {
 	h.init()
 	for {
@@ -70,7 +71,7 @@ func (h *Handler) Incoming(ctx context.Context) iter.Seq[*Socket] {
 // is logged and passed to OnError.
 //
 // ForEach returns ctx's error, or ErrClosed when the Handler is closed, after every f has returned and their sockets
-// have ended. Several ForEach may share the sockets.
+// have ended. If several calls of ForEach are active, each socket goes to one of them.
 func (h *Handler) ForEach(ctx context.Context, f func(context.Context, *Socket)) error {
 	h.init()
 	if f == nil {

@@ -13,8 +13,9 @@ type Dropped struct {
 	Err    error // ErrWriteBufferFull, ErrWriterOpen, ErrMessageTooBig, or ErrClosed for a socket that closes or has ended
 }
 
-// Broadcast sends p to each of sockets as [Socket.TryWrite] does, without waiting and encoded once. It returns the
-// sockets that could not take the message, or nil. Those stay open; a program may close them instead:
+// Broadcast sends p to each of sockets as [Socket.TryWrite] does, without waiting. It encodes p only once, except for
+// sockets with context takeover. It returns the sockets that could not take the message, or nil. Those stay open; a
+// program may close them instead:
 //
 //	for _, d := range foyer.Broadcast(h.Sockets(), foyer.Text, news) {
 //		d.Socket.Close(foyer.CloseTryAgainLater, "too slow")

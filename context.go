@@ -6,8 +6,8 @@ import (
 )
 
 // Context returns a context that ends with the socket, or as soon as the peer is seen to have disconnected. Its cause
-// is the *CloseError, or an error that says so. Messages that arrived before can still be read, even with this context
-// or one derived from it.
+// is the *CloseError, or an error that says that the peer has disconnected. Messages that arrived before can still be
+// read: Read returns those first, even with this context or one derived from it.
 func (s *Socket) Context() context.Context {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -44,9 +44,9 @@ type DialOptions struct {
 	// Jar supplies cookies for the request and stores cookies from the response, even if the server refuses.
 	Jar http.CookieJar
 
-	// Proxy returns the proxy for a request, with the scheme http, https or socks5 and perhaps a user and password, or
-	// nil for none. The request's URL has the scheme http for ws and https for wss. A nil Proxy means
-	// http.ProxyFromEnvironment.
+	// Proxy returns the URL of the proxy for a request, or nil for none. The URL has the scheme http, https or socks5,
+	// and may have a user and password. The request's URL has the scheme http for ws and https for wss. A nil Proxy
+	// means http.ProxyFromEnvironment.
 	Proxy func(*http.Request) (*url.URL, error)
 
 	// NetDial opens the network connection, to the proxy if there is one, without TLS. Nil uses a net.Dialer.
@@ -59,8 +59,8 @@ type DialOptions struct {
 	// HandshakeTimeout limits the whole of Dial. 0 means 10 seconds, negative no limit.
 	HandshakeTimeout time.Duration
 
-	// These work as in [Handler], applied to the server, with the same defaults: 30 s, 30 s and 5 s; 1 MiB and no
-	// limit; 1 MiB and no splitting.
+	// These work as in [Handler], with the server in the place of the client, and have the same defaults: PingInterval
+	// and PongTimeout 30 s, CloseTimeout 5 s, MaxMessageSize and MaxWriteBuffer 1 MiB, and no limit for the others.
 	PingInterval, PongTimeout, CloseTimeout time.Duration
 	MaxMessageSize, MaxFrameSize            int64
 	MaxWriteBuffer, OutgoingFrameSize       int
@@ -77,10 +77,10 @@ type DialOptions struct {
 // Dial opens a socket to a URL with the scheme ws, wss, http or https (RFC 6455 section 4.1). A user and password in
 // the URL are sent as basic authentication. o may be nil.
 //
-// If the server or proxy refuses, Dial returns a *HandshakeError with the status and reason, and the response with at
-// most 1 KiB of its body, which need not be closed. Redirects are refusals. A response of 101 that is invalid is a
-// *HandshakeError with Status 101, a failed TLS handshake a *TLSError, a timeout ErrHandshakeTimeout; when ctx is done,
-// the error is ctx's. The head of the response is limited to 64 KiB.
+// If the server or proxy refuses, Dial returns a *HandshakeError with the status and reason. It also returns the
+// response, with at most 1 KiB of its body; the body need not be closed. Redirects are refusals. For an invalid 101
+// response, the error is a *HandshakeError with Status 101; for a failed TLS handshake, a *TLSError; for a timeout,
+// ErrHandshakeTimeout; when ctx is done, ctx's error. The head of the response is limited to 64 KiB.
 func Dial(ctx context.Context, target string, o *DialOptions) (*Socket, *http.Response, error) {
 	if o == nil {
 		o = new(DialOptions)

@@ -82,10 +82,10 @@ var (
 	ErrWriteBufferFull = errors.New("foyer: write buffer full")
 	// ErrWriterOpen: TryWrite or Broadcast was called while a Writer was open on the socket.
 	ErrWriterOpen = errors.New("foyer: a Writer is open")
-	// ErrPingTimeout: for PongTimeout the peer did not answer a ping, or took none of the buffered output.
+	// ErrPingTimeout: within PongTimeout the peer did not answer a ping, or accepted none of the buffered output.
 	ErrPingTimeout = errors.New("foyer: peer does not answer")
-	// ErrMessageTooBig: the peer sent more than MaxMessageSize or MaxFrameSize, or a message is larger than
-	// MaxWriteBuffer.
+	// ErrMessageTooBig: the peer sent more than MaxMessageSize or MaxFrameSize, or a message for TryWrite or Broadcast
+	// is larger than MaxWriteBuffer.
 	ErrMessageTooBig = errors.New("foyer: message too big")
 	// ErrNotListening: the Server has no listener.
 	ErrNotListening = errors.New("foyer: not listening")

@@ -9,7 +9,7 @@ import (
 	"github.com/foyerws/foyer/internal/baton"
 )
 
-// Events holds callbacks for a socket, which [Socket.Handle] calls instead of Read. Each may be nil.
+// Events holds the callbacks of a socket. Pass it to [Socket.Handle], instead of calling Read. Each may be nil.
 //
 // The functions of one socket are called in order, one at a time; those of different sockets run concurrently. One that
 // blocks delays its own socket only. A panic ends the socket with CloseInternalServerErr, and is logged and passed to
@@ -18,16 +18,16 @@ import (
 // On Linux, a socket over TCP or a Unix socket has no goroutine while it waits for input. Elsewhere, and over TLS,
 // HTTP/2 and HTTP/3, it has one.
 type Events struct {
-	// Message is called for each message. p is valid until it returns. Text is valid UTF-8. Messages that it writes are
-	// sent together, at the latest after about a millisecond.
+	// Message is called for each message. p is valid until the function returns. Text is valid UTF-8. Messages that the
+	// function writes are sent together, after about a millisecond at the latest.
 	Message func(s *Socket, t MessageType, p []byte)
 
 	// Frame is called for each frame of a message, before Message. p is valid until it returns, and may begin or end in
 	// the middle of a UTF-8 character. A compressed message counts as one frame.
 	Frame func(s *Socket, t MessageType, p []byte, last bool)
 
-	// Pong is called for each pong. elapsed is the time since the Ping that it answers, or 0. payload is valid until
-	// Pong returns.
+	// Pong is called for each pong. elapsed is the time since the Ping that the pong answers, or 0 if it answers none.
+	// payload is valid until Pong returns.
 	Pong func(s *Socket, elapsed time.Duration, payload []byte)
 
 	// BytesWritten is called when the kernel has taken n more bytes, frame headers included. The last bytes may not be
@@ -48,8 +48,8 @@ type Events struct {
 }
 
 // Handle makes the socket call the functions of e from now on, and returns at once. It replaces Read: the unread rest
-// of a message is dropped, and Read and Reader return ErrReading. If e.Closing is set, Close sends the close frame
-// after it has returned. Handle panics if it is called twice, after CloseRead, or while a Read is under way.
+// of a message is dropped, and Read and Reader return ErrReading. If e.Closing is set, the close frame is sent after
+// e.Closing has returned. Handle panics if it is called twice, after CloseRead, or while a Read is under way.
 func (s *Socket) Handle(e Events) {
 	if !s.handle(&listener{Events: e}) {
 		panic("foyer: Handle on a socket that is being read, or handles events already")

@@ -27,21 +27,23 @@ type Handler struct {
 	// open sockets as a user who is identified by a cookie (RFC 6455 section 10.2).
 	Origins OriginAuthenticator
 
-	// Authorize, if not nil, is called last. The header it returns is added to the response; it must not contain
-	// headers of the handshake. After an error the client gets 403 without the error's text, or the Status and Reason
-	// of a *HandshakeError. The request's context ends at HandshakeTimeout. A panic is answered with 500.
+	// Authorize, if not nil, is called after Origins has admitted the request. The header it returns is added to the
+	// response; it must not contain headers of the handshake. After an error the client gets 403 without the error's
+	// text, or the Status and Reason of a *HandshakeError. The request's context ends at HandshakeTimeout. A panic is
+	// answered with 500.
 	Authorize func(*http.Request) (http.Header, error)
 
-	// Subprotocols are those that the server supports. The client's first one that is among them is selected. If there
-	// is none, a browser that asked for one closes the socket.
+	// Subprotocols are those that the server supports. The first subprotocol in the client's list that the server
+	// supports is selected. If there is no match, a browser that asked for a subprotocol closes the socket.
 	Subprotocols []string
 
 	// MaxPending is how many sockets may wait for Accept. 0 means 30, negative no limit. It has no effect while a
 	// ForEach runs, because nothing waits then.
 	//
-	// If the pool is full, a handshake waits in order, up to HandshakeTimeout, while the program is taking sockets: an
-	// Accept is waiting, a socket was taken or NextPending called within the last second, or the Handler's first
-	// handshake is less than a second ago. At most 4,096 wait. Other handshakes get 503 at once.
+	// If the pool is full, handshakes wait in order, up to HandshakeTimeout, while the program is taking sockets. It
+	// counts as taking sockets while an Accept waits, for one second after a socket was taken or NextPending was
+	// called, and for one second after the Handler's first handshake. At most 4,096 wait. Other handshakes get 503 at
+	// once.
 	MaxPending int
 
 	// MaxOpen is how many sockets may be open, pending ones included. Further clients get 503. 0 means no limit.
@@ -75,8 +77,8 @@ type Handler struct {
 	// negotiate it. 0 means 64 MiB, negative no limit.
 	CompressionMemory int64
 
-	// CompressionLevel is 1 (fastest) to 9. 0 means 3; other values panic. Clients with a window smaller than 32 KiB
-	// have one level only.
+	// CompressionLevel is 1 (fastest) to 9. 0 means 3; other values panic. For clients with a window smaller than 32
+	// KiB, the level has no effect.
 	CompressionLevel int
 
 	// CompressionThreshold is the length in bytes from which messages are compressed. 0 means 128, negative no
@@ -87,19 +89,20 @@ type Handler struct {
 	// keepalive; then a client that vanished is noticed only when something is written to it, if at all.
 	PingInterval time.Duration
 
-	// PongTimeout is how long a client may take to answer that ping with any input, or to accept some of its buffered
-	// output, before the socket ends with ErrPingTimeout. 0 means 30 seconds. While the program leaves input unread,
-	// foyer cannot see the pong: on Linux a TCP acknowledgment then counts, elsewhere only the output is checked.
+	// PongTimeout is how long a client may take to answer a ping (any input counts as an answer), or to accept some of
+	// the output buffered for it. After that the socket ends with ErrPingTimeout. 0 means 30 seconds. While the program
+	// leaves input unread, foyer cannot see the pong. Then, on Linux, a TCP acknowledgment counts as an answer;
+	// elsewhere only the output is checked.
 	PongTimeout time.Duration
 
 	// CloseTimeout is how long a client may take to answer a close frame before its connection is cut. 0 means 5
 	// seconds.
 	CloseTimeout time.Duration
 
-	// Logger receives a line for each refused handshake, with a hint at the cause, and for each panic of the program's
-	// functions, with its stack: at most five of each kind per second, then the number left out. URL queries, headers
-	// other than Host and Origin, and messages are never logged. Nil means slog.Default();
-	// slog.New(slog.DiscardHandler) is silent.
+	// Logger receives a line for each refused handshake, with a hint about the cause, and for each panic of the
+	// program's functions, with its stack. At most five lines of each kind are logged per second; one more line says
+	// how many were left out. URL queries, headers other than Host and Origin, and messages are never logged. Nil means
+	// slog.Default(); slog.New(slog.DiscardHandler) is silent.
 	Logger *slog.Logger
 
 	// OnError, if not nil, receives each *HandshakeError, *TLSError and *AcceptError, and panics of ForEach and Events
@@ -488,8 +491,8 @@ type Stats struct {
 	Closed        map[CloseCode]uint64 // sockets that ended, by their CloseCode
 	MessagesIn    uint64
 	MessagesOut   uint64
-	BytesIn       uint64 // from the network, frame headers included; over HTTP/2 what is in the streams
-	BytesOut      uint64 // to the network, handshakes and frame headers included; over HTTP/2 what is in the streams
+	BytesIn       uint64 // from the network, frame headers included; over HTTP/2 and HTTP/3, only the bytes of the streams
+	BytesOut      uint64 // to the network, handshakes and frame headers included; over HTTP/2 and HTTP/3, only the bytes of the streams
 }
 
 // Stats returns the current counts.
@@ -499,7 +502,8 @@ func (h *Handler) Stats() Stats {
 	return st
 }
 
-// LastError returns the most recent error for OnError. A *HandshakeError has no Request here.
+// LastError returns the most recent error that was passed, or would have been passed, to OnError. A *HandshakeError has
+// no Request here.
 func (h *Handler) LastError() error {
 	h.init()
 	return h.config.last()

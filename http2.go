@@ -21,8 +21,8 @@ var ErrNoExtendedConnect = errors.New("foyer: net/http does not announce extende
 // ErrNoExtendedConnect means that clients will use HTTP/1.1, because this process does not announce extended CONNECT.
 // Import the package extendedconnect to announce it, or start the process with GODEBUG=http2xconnect=1.
 //
-// If they are 0, EnableHTTP2 sets three limits in srv.HTTP2, with which one socket cannot stall the others on its
-// connection: 128 KiB of unread input per stream, 4 MiB per connection, and a write timeout of 30 seconds.
+// EnableHTTP2 sets three limits in srv.HTTP2, unless they are set already: 128 KiB of unread input per stream, 4 MiB
+// per connection, and a write timeout of 30 seconds. With these, one socket cannot stall the others on its connection.
 func EnableHTTP2(srv *http.Server) error {
 	if srv.HTTP2 == nil {
 		srv.HTTP2 = new(http.HTTP2Config)

@@ -12,8 +12,8 @@ import (
 )
 
 // NetConn returns a net.Conn of the bytes in s's messages. Each Write sends one message of type t, or several when p is
-// longer than 32 KiB; for Text, p must be UTF-8. A message of another type is an error of Read. Nothing else may read
-// from s.
+// longer than 32 KiB; for Text, p must be UTF-8. If a message has another type, Read returns an error. Nothing else may
+// read from s.
 //
 // Deadlines work as on any net.Conn and can be extended after they have passed. Read returns io.EOF when the peer
 // closes with CloseNormalClosure or CloseGoingAway. Close sends CloseNormalClosure and waits at most CloseTimeout until

@@ -23,12 +23,12 @@ type ping struct {
 // lastPing numbers the pings that came without a payload of their own.
 var lastPing atomic.Uint64
 
-// Ping sends a ping and returns the time until its pong (RFC 6455 section 5.5.2). payload may have up to 125 bytes;
-// instead of an empty one foyer sends a number. After PongTimeout, Ping returns ErrPingTimeout and the socket stays
-// open.
+// Ping sends a ping and returns the time until its pong (RFC 6455 section 5.5.2). payload may have up to 125 bytes. If
+// it is empty, foyer sends a number of its own, to recognize the pong. After PongTimeout, Ping returns ErrPingTimeout
+// and the socket stays open.
 //
 // Pongs are noticed only while something reads: Read, Events or CloseRead. A function of the socket's Events cannot
-// wait for one, and should leave it to Events.Pong.
+// wait for the pong. It should use Events.Pong instead.
 func (s *Socket) Ping(ctx context.Context, payload []byte) (time.Duration, error) {
 	if len(payload) > 125 {
 		return 0, errors.New("foyer: a ping carries at most 125 bytes (RFC 6455 section 5.5)")

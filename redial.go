@@ -19,12 +19,12 @@ const (
 // Redial keeps a client connected. It dials, calls f with the socket, closes the socket with CloseNormalClosure when f
 // returns, and dials again, until ctx is done. The context that f gets ends with ctx or with the socket.
 //
-// Redial always returns an error: ctx's, or one that retrying cannot fix, which is an error of f while the socket is
-// open, a refusal with a status from 300 to 499 other than 408, 425 and 429 (a *HandshakeError), or an invalid
-// argument.
+// Redial always returns an error: that of ctx, or one that retrying cannot fix. The latter are an error that f returns
+// while the socket is open, an invalid argument, and a refusal (*HandshakeError) with a status from 300 to 499 other
+// than 408, 425 and 429.
 //
-// Before another attempt Redial waits for a random time of at most 1 second, doubled with each attempt up to 30
-// seconds, and again 1 second after a socket that lasted for 30. It honors Retry-After up to 30 seconds.
+// Before another attempt Redial waits for a random time. Its maximum is 1 second at first, doubles with each attempt up
+// to 30 seconds, and is 1 second again after a socket that lasted 30 seconds. It honors Retry-After up to 30 seconds.
 func Redial(ctx context.Context, target string, o *DialOptions, f func(ctx context.Context, s *Socket) error) error {
 	if o == nil {
 		o = new(DialOptions)

@@ -241,8 +241,8 @@ func (s *Server) IsListening() bool { return s.Addr() != nil }
 func (s *Server) Secure() bool { return s.TLSConfig != nil }
 
 // File returns a copy of the listening socket's file, for a process that takes over (see ListenFile). The caller closes
-// it. The error is ErrNotListening, or errors.ErrUnsupported for a listener without a file. Closing the Server no
-// longer removes the path of a Unix socket.
+// it. The error is ErrNotListening, or errors.ErrUnsupported for a listener without a file. After a call of File,
+// closing the Server does not remove the path of its Unix socket.
 func (s *Server) File() (*os.File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

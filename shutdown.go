@@ -8,12 +8,12 @@ import (
 
 // Shutdown closes the Handler: handshakes get 503 or are aborted, Accept returns ErrClosed, and every socket gets a
 // close frame with CloseGoingAway. It waits until all clients have answered, each ForEach function has returned and
-// each Events.Closed was called. If ctx is done first, it closes the remaining connections and returns an error with
-// their number that wraps ctx's.
+// each Events.Closed was called. If ctx is done first, Shutdown closes the remaining connections and returns an error
+// that wraps that of ctx and says how many there were.
 //
-// A client that does not answer takes CloseTimeout; the deadline of ctx should be later. Do not call Shutdown from a
-// ForEach function: it would wait for itself. Call it before http.Server.Shutdown, which ignores sockets over HTTP/1.1
-// and waits for those over HTTP/2.
+// Shutdown waits up to CloseTimeout for a client that does not answer, so ctx should have a later deadline. Do not call
+// Shutdown from a ForEach function: it would wait for itself. Call it before http.Server.Shutdown, which ignores
+// sockets over HTTP/1.1 and waits for those over HTTP/2.
 func (h *Handler) Shutdown(ctx context.Context) error {
 	h.init()
 	return h.shutdown(ctx, CloseGoingAway)
@@ -21,8 +21,8 @@ func (h *Handler) Shutdown(ctx context.Context) error {
 
 // Drain is a gentle Shutdown for a process that is being replaced. The sockets get a close frame with
 // CloseServiceRestart one after the other, in random order, evenly over spread, so that their clients do not all
-// reconnect at once. Meanwhile handshakes still succeed, because a load balancer needs time to stop sending clients.
-// Then Drain continues as Shutdown does; the deadline of ctx should be later than spread plus CloseTimeout.
+// reconnect at once. Meanwhile handshakes still succeed, for clients that a load balancer still sends. Then Drain does
+// what Shutdown does. The deadline of ctx should be later than spread plus CloseTimeout.
 //
 // A client over HTTP/2 reconnects on the same connection unless http.Server.Shutdown is called at the same time.
 func (h *Handler) Drain(ctx context.Context, spread time.Duration) error {

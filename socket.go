@@ -148,8 +148,8 @@ func (s *Socket) end() *CloseError {
 	return s.fate
 }
 
-// CloseCode returns 0 while the socket is open, and then the peer's code if it sent a close frame, ours if the peer
-// violated the protocol, or CloseAbnormalClosure.
+// CloseCode returns 0 while the socket is open. After that it returns the code of the peer's close frame; if there was
+// none, the code that foyer sent because the peer violated the protocol; otherwise CloseAbnormalClosure.
 func (s *Socket) CloseCode() CloseCode {
 	if e := s.end(); e != nil {
 		return e.Code
@@ -204,7 +204,8 @@ func (s *Socket) LocalAddr() net.Addr { return s.wire.LocalAddr() }
 func (s *Socket) RemoteAddr() net.Addr { return s.wire.RemoteAddr() }
 
 // UnderlyingConn returns the connection that carries the socket, to inspect or tune it. Do not read, write, close it or
-// set deadlines. On Linux that of a TCP or Unix socket is a copy made at the first call, which the caller may close.
+// set deadlines. On Linux, for a TCP or Unix socket, it is a copy that the first call makes; the caller may close the
+// copy.
 func (s *Socket) UnderlyingConn() net.Conn { return s.wire.NetConn() }
 
 // traffic returns what went through the socket so far.

@@ -7,8 +7,8 @@ import (
 )
 
 // SetValue stores a value that [Socket.Value] will return for the socket that r becomes. Middleware and Authorize use
-// it to say who the client is. key should have a type of its own, as for context.WithValue. A nil value removes the
-// key.
+// it to say who the client is. key should have an unexported type of the program, as for context.WithValue. A nil value
+// removes the key.
 //
 // SetValue changes r itself. Do not call it concurrently for one request, or after the request's handler has returned.
 func SetValue(r *http.Request, key, value any) {

@@ -29,9 +29,9 @@ func (s *Socket) SendBinary(ctx context.Context, p []byte) error {
 	return s.send(ctx, Binary, p, waitWritten)
 }
 
-// TryWrite is Write without waiting. Where Write would wait, TryWrite sends nothing and returns ErrWriteBufferFull if
-// the peer reads too slowly, or ErrWriterOpen if a Writer is open. For a message larger than MaxWriteBuffer it returns
-// ErrMessageTooBig.
+// TryWrite is Write without waiting. If the buffer is full, TryWrite sends nothing and returns ErrWriteBufferFull; if a
+// Writer is open, ErrWriterOpen. Unlike Write, it also buffers messages of 16 KiB and more. For a message larger than
+// MaxWriteBuffer it returns ErrMessageTooBig.
 func (s *Socket) TryWrite(t MessageType, p []byte) error {
 	return s.send(background, t, p, noWait)
 }

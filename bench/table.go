@@ -34,7 +34,7 @@ var groups = []group{
 		{"pipelined", "CPU", func(r result) float64 { return r.CPU }, true, true, false},
 		{"tls", "TLS ping-pong, rate", func(r result) float64 { return r.Rate }, true, false, false},
 	}},
-	{"Long, chopped and compressed messages", []column{
+	{"Long, fragmented and compressed messages", []column{
 		{"large", "large, rate", func(r result) float64 { return r.Rate }, true, false, false},
 		{"long", "long, CPU", func(r result) float64 { return r.CPU }, true, true, false},
 		{"fragmented", "fragmented, CPU", func(r result) float64 { return r.CPU }, true, true, false},

@@ -4,11 +4,11 @@
 //	import _ "github.com/foyerws/foyer/extendedconnect"
 //
 // It has the effect of starting the process with GODEBUG=http2xconnect=1. If the process was started with
-// http2xconnect=0, that setting wins. As of Go 1.26 there is no other way: net/http reads the setting from the
-// environment when it is initialized, and //go:debug lines do not change the environment. This package sets the
-// variable before net/http is initialized. It relies on the rule that packages that are ready for initialization are
-// initialized in the order of their import paths (Go specification, "Program initialization"). Child processes inherit
-// the variable.
+// http2xconnect=0, that setting wins. As of Go 1.26 a program cannot enable this in any other way from its own code:
+// net/http reads the setting from the environment when net/http is initialized, and //go:debug lines do not change the
+// environment. This package sets the variable before net/http is initialized. It relies on a rule of the Go
+// specification ("Program initialization"): packages that are ready to be initialized are initialized in the order of
+// their import paths. Child processes inherit the variable.
 package extendedconnect
 
 import (

@@ -27,8 +27,8 @@ type Server struct {
 	TLSConfig *tls.Config // trusts the certificate behind SecureURL
 }
 
-// NewServer serves h until the test ends. If h is a *foyer.Handler, it is closed then. h may also be a router or
-// middleware that contains a Handler.
+// NewServer serves h until the test ends. If h is a *foyer.Handler, it is closed when the test ends. h may also be a
+// router or middleware that contains a Handler.
 func NewServer(t testing.TB, h http.Handler) *Server {
 	t.Helper()
 	plain, secure := httptest.NewServer(h), httptest.NewUnstartedServer(h)
@@ -47,8 +47,8 @@ func NewServer(t testing.TB, h http.Handler) *Server {
 	}
 }
 
-// Dial opens a socket to s for the time of the test: path is the path and query, such as "/chat?room=1". o may be nil.
-// A refusal fails the test.
+// Dial opens a socket to s and aborts it when the test ends. path is the path and query of the URL, such as
+// "/chat?room=1". o may be nil. A refusal fails the test.
 func (s *Server) Dial(t testing.TB, path string, o *foyer.DialOptions) *foyer.Socket {
 	t.Helper()
 	return Dial(t, s.URL+path, o)
@@ -88,8 +88,8 @@ func Dial(t testing.TB, url string, o *foyer.DialOptions) *foyer.Socket {
 
 // Pair returns two connected sockets over an in-memory connection, without a port. The server end belongs to h. The
 // handshake is a real one, for ws://example.com/, so the limits, Origins, Authorize and keepalive of h apply. The
-// socket does not go through the pool of h. It works in a bubble of testing/synctest, where keepalive and timeouts run
-// on fake time. Both sockets are aborted when the test ends.
+// server's socket does not go through the pool of h. Pair works in a testing/synctest bubble, where keepalive and
+// timeouts use fake time. Both sockets are aborted when the test ends.
 func Pair(t testing.TB, h *foyer.Handler) (client, server *foyer.Socket) {
 	t.Helper()
 	return PairWith(t, h, "ws://example.com/", nil)

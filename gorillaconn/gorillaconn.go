@@ -1,10 +1,11 @@
 // Package gorillaconn lets programs written for gorilla/websocket use a [foyer.Handler] for the handshake. Upgrade
 // returns gorilla's own *websocket.Conn, so existing read and write pumps keep working.
 //
-// The Handler's Origins, Authorize, MaxOpen, HandshakeTimeout and Subprotocols apply. It logs refusals, its Stats
-// include these connections, and its Shutdown and Drain close them. After the handshake the Conn is gorilla's. The
-// program sends pings and sets deadlines, and only one goroutine may read and one may write. Compression is not
-// negotiated. Use it as the first step when you move a program to foyer.
+// The Handler's Origins, Authorize, MaxOpen, HandshakeTimeout and Subprotocols apply, as do MaxMessageSize (as the read
+// limit) and CloseTimeout (in Shutdown and Drain). It logs refusals, its Stats include these connections, and its
+// Shutdown and Drain close them. After the handshake the Conn is gorilla's. The program sends pings and sets deadlines,
+// and only one goroutine may read and one may write. Compression is not negotiated. Use this package as the first step
+// when you move a program to foyer.
 package gorillaconn
 
 import (
@@ -23,8 +24,8 @@ import (
 // read limit is the Handler's MaxMessageSize. When it returns an error, a *foyer.HandshakeError, the request was answered.
 //
 // The Conn must be closed. The Handler's Shutdown and Drain send a close frame and wait until the program closes the
-// Conn. A program that reads gets the peer's answer as a *websocket.CloseError and should then close the Conn. After
-// CloseTimeout, Shutdown and Drain close it.
+// Conn. A program that reads gets the peer's answer as a *websocket.CloseError and should then close the Conn. If the
+// program has not closed the Conn after CloseTimeout, Shutdown and Drain close it.
 func Upgrade(h *foyer.Handler, w http.ResponseWriter, r *http.Request) (*websocket.Conn, error) {
 	var host host
 	if err := guest.Upgrade(h, w, r, host.answer); err != nil {

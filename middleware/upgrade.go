@@ -1,5 +1,5 @@
-// Package middleware has net/http middleware for programs that use foyer. Each is a func(http.Handler) http.Handler,
-// the usual form for chi, alice and http.ServeMux. They use only foyer's public API.
+// Package middleware has net/http middleware for programs that use foyer. Each function returns a func(http.Handler)
+// http.Handler, the usual form of middleware. They use only foyer's public API.
 package middleware
 
 import (

@@ -58,7 +58,6 @@ func TestTryWriteWaitsForNoWriter(t *testing.T) {
 
 // TestCloseDuringAWriter ends the socket in order, though the Writer finds that nothing may be sent any more.
 func TestCloseDuringAWriter(t *testing.T) {
-	t.Parallel()
 	h := closeHandler(t, &Handler{})
 	addr := serveRaw(t, h)
 	for i := range 300 {

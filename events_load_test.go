@@ -124,7 +124,6 @@ func delayOfOthers(t *testing.T, wait func(time.Duration)) time.Duration {
 // TestWritesAreNotHeldBackByWhatComesAfter has a handler write and then do something else, while more input is waiting:
 // what it wrote must leave all the same.
 func TestWritesAreNotHeldBackByWhatComesAfter(t *testing.T) {
-	t.Parallel()
 	const pause = 500 * time.Millisecond
 	later := map[string]func(){
 		"sleeping": func() { time.Sleep(pause) },

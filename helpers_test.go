@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // the tests make most of the mistakes that are logged
 	flag.Parse()
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
-		f.Value.Set("16") // they wait more than they compute
+		f.Value.Set("8") // they wait more than they compute
 	}
 	code := m.Run()
 	if stacks := leftGoroutines(5 * time.Second); code == 0 && stacks != "" {

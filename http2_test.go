@@ -348,7 +348,7 @@ func TestHTTP2Compression(t *testing.T) {
 func TestHTTP2Upgrade(t *testing.T) {
 	h := closeHandler(t, &Handler{})
 	for name, use := range map[string]func(s *Socket){
-		"Close":  func(s *Socket) { echo(background, s); s.Close(CloseNormalClosure, "") },
+		"Close":  func(s *Socket) { echo(background, s); s.Close(CloseNormalClosure, ""); <-s.Done() },
 		"Abort":  func(s *Socket) { s.Read(background); s.TryWrite(Text, make([]byte, 10000)); s.Abort(); <-s.Done() },
 		"Events": func(s *Socket) { s.Handle(Events{}); s.Close(CloseNormalClosure, ""); <-s.Done() },
 	} {

@@ -171,7 +171,6 @@ func TestSilentPeerIsNoticedThoughNobodyReads(t *testing.T) {
 
 // Input that nobody reads hides the answers of a client; its kernel's acknowledgements count then.
 func TestUnreadInputDoesNotMakeAPeerDead(t *testing.T) {
-	t.Parallel()
 	h := closeHandler(t, &Handler{PingInterval: 50 * time.Millisecond, PongTimeout: 100 * time.Millisecond})
 	conn := dialTCP(t, serveRaw(t, h))
 	ask(t, conn, handshakeRequest())
@@ -318,7 +317,6 @@ func leaveWithMessages(conn net.Conn, n int) {
 
 // A program that reads slowly gets all that its client sent before it left, however long that takes.
 func TestSlowReaderGetsEverything(t *testing.T) {
-	t.Parallel()
 	const messages = 20
 	slow := func() { time.Sleep(20 * time.Millisecond) }
 	for name, program := range map[string]func(*Socket, *atomic.Int32){

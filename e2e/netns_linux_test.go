@@ -101,6 +101,9 @@ func (c *cable) dial(t *testing.T, addr string) *foyer.Socket {
 }
 
 func TestNetwork(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes its time")
+	}
 	c := plug(t)
 	ends := make(chan error, 10)
 	h := &foyer.Handler{PingInterval: 200 * time.Millisecond, PongTimeout: time.Second}

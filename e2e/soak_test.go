@@ -197,6 +197,9 @@ func converse(l *ledger, addr string, id int, r *rand.Rand, slow bool, until tim
 // word. FOYER_SOAK says for how long, FOYER_SOAK_CLIENTS with how many. What a first, shorter load leaves behind (pools,
 // the runtime's own stacks) is the measure for what the second may.
 func TestSoak(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes its time")
+	}
 	clients := 200
 	if s := os.Getenv("FOYER_SOAK_CLIENTS"); s != "" {
 		clients, _ = strconv.Atoi(s)
@@ -264,6 +267,9 @@ func (l *ledger) settle(h *foyer.Handler) (goroutines int, heap uint64) {
 // TestChurn opens sockets, leaves them idle for a while, has them echo, and closes them from either side, at random.
 // FOYER_CHURN says for how long, FOYER_CHURN_SOCKETS how many it takes at the least.
 func TestChurn(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes its time")
+	}
 	atLeast := int64(500)
 	if s := os.Getenv("FOYER_CHURN_SOCKETS"); s != "" {
 		atLeast, _ = strconv.ParseInt(s, 10, 64)

@@ -376,7 +376,6 @@ func TestEverySocketEndsOnce(t *testing.T) {
 
 // TestViolatorsAreCutOff has clients that break a rule and then stay: nothing of them remains.
 func TestViolatorsAreCutOff(t *testing.T) {
-	t.Parallel()
 	h := closeHandler(t, &Handler{MaxPending: -1})
 	go h.ForEach(t.Context(), echo)
 	addr := serveRaw(t, h)

@@ -314,7 +314,6 @@ func TestDialSendsWhatItWasGiven(t *testing.T) {
 }
 
 func TestDialEndsWithItsContext(t *testing.T) {
-	t.Parallel()
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

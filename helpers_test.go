@@ -24,7 +24,7 @@ import (
 func TestMain(m *testing.M) {
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // the tests make most of the mistakes that are logged
 	flag.Parse()
-	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+	if f := flag.Lookup("test.parallel"); testing.Short() && f.Value.String() == f.DefValue {
 		f.Value.Set("8") // they wait more than they compute
 	}
 	code := m.Run()

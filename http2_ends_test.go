@@ -103,7 +103,6 @@ func TestHTTP2ReadCanBeCancelled(t *testing.T) {
 
 // The deadlines of the server and of middleware are those of ordinary requests.
 func TestHTTP2Timeouts(t *testing.T) {
-	t.Parallel()
 	h := closeHandler(t, &Handler{})
 	url, client := serveHTTP2With(t, true, middleware.Timeout(100*time.Millisecond)(h), func(srv *http.Server) {
 		srv.ReadTimeout, srv.WriteTimeout, srv.IdleTimeout = 100*time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
@@ -213,7 +212,6 @@ func (c *frameClient) open(fields ...string) {
 // A connection that takes nothing holds no place in the pool and no sweep, and nothing of the Handler waits for it. It is
 // closed after a while, and only then may the handlers return.
 func TestHTTP2StalledConnection(t *testing.T) {
-	t.Parallel()
 	h := closeHandler(t, &Handler{MaxPending: 2})
 	var handlers atomic.Int64
 	flooded := make(chan struct{})

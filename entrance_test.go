@@ -23,6 +23,7 @@ import (
 
 // A client that has connected and says nothing has no goroutine on Linux, and is let go at the deadline.
 func TestSilentClients(t *testing.T) {
+	slow(t)
 	const clients = 200
 	h := &Handler{HandshakeTimeout: 2 * time.Second}
 	s := &Server{Handler: h}

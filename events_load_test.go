@@ -61,6 +61,7 @@ func TestEventsUnderFire(t *testing.T) {
 
 // TestSlowCallbackDelaysItsOwnSocketOnly measures what the others notice: by the 99th percentile at most 5 ms.
 func TestSlowCallbackDelaysItsOwnSocketOnly(t *testing.T) {
+	slow(t)
 	slow := map[string]func(time.Duration){
 		"sleeping": time.Sleep,
 		"computing": func(d time.Duration) {
@@ -124,6 +125,7 @@ func delayOfOthers(t *testing.T, wait func(time.Duration)) time.Duration {
 // TestWritesAreNotHeldBackByWhatComesAfter has a handler write and then do something else, while more input is waiting:
 // what it wrote must leave all the same.
 func TestWritesAreNotHeldBackByWhatComesAfter(t *testing.T) {
+	slow(t)
 	const pause = 500 * time.Millisecond
 	later := map[string]func(){
 		"sleeping": func() { time.Sleep(pause) },

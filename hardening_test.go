@@ -49,6 +49,7 @@ func (c *stuckConn) Close() error {
 // TestNothingWaitsForAStuckWrite has one client whose connection blocks whoever writes to it: what promises not to wait
 // does not, and the keepalive of other sockets goes on.
 func TestNothingWaitsForAStuckWrite(t *testing.T) {
+	slow(t)
 	h := &Handler{PingInterval: 100 * time.Millisecond, PongTimeout: 2 * time.Second, CloseTimeout: time.Second}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -35,6 +35,14 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// slow leaves a test out of the short ones that takes two seconds and more, and measures time, so that it cannot run beside others.
+func slow(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("slow")
+	}
+}
+
 // leftGoroutines returns the stacks of goroutines that run code of this module but no test, once patience is used up.
 func leftGoroutines(patience time.Duration) string {
 	deadline := time.Now().Add(patience)

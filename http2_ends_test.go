@@ -212,6 +212,7 @@ func (c *frameClient) open(fields ...string) {
 // A connection that takes nothing holds no place in the pool and no sweep, and nothing of the Handler waits for it. It is
 // closed after a while, and only then may the handlers return.
 func TestHTTP2StalledConnection(t *testing.T) {
+	slow(t)
 	h := closeHandler(t, &Handler{MaxPending: 2})
 	var handlers atomic.Int64
 	flooded := make(chan struct{})

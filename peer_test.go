@@ -317,6 +317,7 @@ func leaveWithMessages(conn net.Conn, n int) {
 
 // A program that reads slowly gets all that its client sent before it left, however long that takes.
 func TestSlowReaderGetsEverything(t *testing.T) {
+	slow(t)
 	const messages = 20
 	slow := func() { time.Sleep(20 * time.Millisecond) }
 	for name, program := range map[string]func(*Socket, *atomic.Int32){

@@ -64,6 +64,7 @@ func TestPoolIsExactUnderConcurrency(t *testing.T) {
 // TestFloodOfHandshakes has many more clients than places: exactly as many get in, the others get 503, and nobody gets
 // 101 and a close frame.
 func TestFloodOfHandshakes(t *testing.T) {
+	slow(t)
 	h := closeHandler(t, &Handler{MaxPending: 5})
 	for _, addr := range []string{serveRaw(t, h), serveHTTP(t, h)} {
 		var clients sync.WaitGroup

@@ -52,7 +52,8 @@ type DialOptions struct {
 	NetDial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	// MaskGenerator returns the mask of each frame (RFC 6455 section 5.3). Nil uses crypto/rand. Predictable masks let
-	// an attacker choose the bytes on the wire, which old proxies may take for an HTTP request.
+	// an attacker choose the bytes on the wire, which old proxies may take for an HTTP request. It must not use the
+	// socket.
 	MaskGenerator func() uint32
 
 	// HandshakeTimeout limits the whole of Dial. 0 means 10 seconds, negative no limit.

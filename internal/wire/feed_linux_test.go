@@ -256,6 +256,28 @@ func TestFeedAndLentMemory(t *testing.T) {
 	}
 }
 
+// TestWriteBehindAControlFrameThatWasPutAhead has the place go that the control frame was put before. What is sent then is counted as what it is.
+func TestWriteBehindAControlFrameThatWasPutAhead(t *testing.T) {
+	for name, first := range map[string]byte{"a message": 0x81, "a close frame": 0x88} {
+		t.Run(name, func(t *testing.T) {
+			c, n := narrowConn(1)
+			c.Send(&Frame{First: 0x81, Payload: []byte(">>")})
+			c.Pull(NewFeed(&repeated{end: true}), 1, Now) // which will turn out to have nothing
+			c.Send(&Frame{First: 0x89, Payload: []byte("P")})
+			n.during = func() { c.Send(&Frame{First: first, Payload: []byte("X")}) }
+			n.more(c, 1)
+			n.more(c, 2+3+2) // all but the X
+			if left, waiting := c.left(), c.BytesToWrite(); left != 1 || waiting != 1 {
+				t.Errorf("%d and %d bytes are said to be left of 1", left, waiting)
+			}
+			n.more(c, 1)
+			if c.BytesToWrite() != 0 || c.OutputWaits() {
+				t.Error("something is left")
+			}
+		})
+	}
+}
+
 // repeated is a Source of the same frame over and over.
 type repeated struct {
 	frame []byte

@@ -90,7 +90,7 @@ func (o *output) put(p []byte, key uint32) {
 	q := o.take(len(p))
 	for len(p) > 0 {
 		last := len(q.pieces) - 1
-		if last < 0 || q.pieces[last].b == nil || q.pieces[last].b.w == len(q.pieces[last].b.data) {
+		if last < 0 || q.pieces[last].b == nil || q.pieces[last].ahead || q.pieces[last].b.w == len(q.pieces[last].b.data) {
 			b := getBuffer()
 			q.pieces = append(q.pieces, piece{p: b.data[:0], b: b})
 			last++

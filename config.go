@@ -30,9 +30,7 @@ const lingerTime = time.Second
 // A config is what the sockets of one Handler, or one dialled socket, have in common: the program's settings with the
 // defaults put in. It does not change.
 type config struct {
-	maxMessage   int64 // 0: no limit
-	maxWrite     int   // 0: no limit
-	frameSize    int   // 0: messages are not split
+	maxWrite     int // 0: no limit
 	compression  CompressionMode
 	level        int           // of compression
 	threshold    int           // bytes that a message must have to be compressed
@@ -51,17 +49,12 @@ type config struct {
 }
 
 // complete puts the defaults into a config that has what the program has set.
-func (c *config) complete(server bool, maxFrame int64, newKey func() uint32) error {
-	c.maxMessage = orDefault(c.maxMessage, defaultMaxMessageSize)
+func (c *config) complete(server bool, limits Limits, newKey func() uint32) error {
 	c.maxWrite = orDefault(c.maxWrite, defaultMaxWriteBuffer)
-	c.frameSize = max(c.frameSize, 0)
 	c.pingInterval = orDefault(c.pingInterval, defaultPingInterval)
 	c.pongTimeout = orDefault(max(c.pongTimeout, 0), defaultPongTimeout)
 	c.closeTimeout = orDefault(max(c.closeTimeout, 0), defaultCloseTimeout)
-	c.plain = wire.Rules{
-		Limits: frame.Limits{Server: server, MaxFrame: max(maxFrame, 0), MaxMessage: c.maxMessage},
-		NewKey: newKey,
-	}
+	c.plain = *limits.rules(&wire.Rules{Limits: frame.Limits{Server: server}, NewKey: newKey})
 	c.deflated = c.plain
 	c.deflated.Compression = true
 	c.level = orDefault(c.level, defaultLevel)

@@ -204,9 +204,7 @@ func (o *DialOptions) dial(ctx context.Context, cfg *config, u *url.URL, header 
 // config returns what a dialled socket is held to.
 func (o *DialOptions) config() (*config, error) {
 	cfg := &config{
-		maxMessage:   o.MaxMessageSize,
 		maxWrite:     o.MaxWriteBuffer,
-		frameSize:    o.OutgoingFrameSize,
 		compression:  o.Compression,
 		level:        o.CompressionLevel,
 		threshold:    o.CompressionThreshold,
@@ -216,7 +214,7 @@ func (o *DialOptions) config() (*config, error) {
 		logger:       o.Logger,
 		registry:     new(registry),
 	}
-	return cfg, cfg.complete(false, o.MaxFrameSize, cfg.containedMask(o.MaskGenerator))
+	return cfg, cfg.complete(false, Limits{o.MaxMessageSize, o.MaxFrameSize, o.OutgoingFrameSize}, cfg.containedMask(o.MaskGenerator))
 }
 
 // containedMask returns a generator of masks that does not panic, and is called by one goroutine at a time.

@@ -25,6 +25,7 @@ type entrance struct {
 func (h *Handler) enter(c *wire.Conn) *entrance {
 	h.init()
 	e := &entrance{handler: h, conn: c, deadline: h.deadline()}
+	e.request.emptyPath = h.AllowEmptyPath
 	e.unbound = bound(c, e.deadline)
 	e.closed = !h.registry.enter(c)
 	return e

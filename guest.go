@@ -128,7 +128,7 @@ func (h *Handler) welcomeGuest(r *http.Request, deadline time.Time, client prese
 		}
 		c := &guestConn{Conn: conn, early: early, registry: &h.registry}
 		c.code.Store(int32(CloseAbnormalClosure))
-		a := &guest.Arrival{Conn: c, Key: r.Header["Sec-Websocket-Key"][0], Header: header, MaxMessage: h.config.maxMessage, Deadline: deadline}
+		a := &guest.Arrival{Conn: c, Key: r.Header["Sec-Websocket-Key"][0], Header: header, MaxMessage: h.config.plain.MaxMessage, Deadline: deadline}
 		goAway, err := host(a, func(code int) { c.code.Store(int32(code)) })
 		if err != nil {
 			return nil, &HandshakeError{Code: CloseInternalServerErr, Reason: "Internal server error.", Err: err}

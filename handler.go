@@ -29,8 +29,8 @@ type Handler struct {
 
 	// Authorize, if not nil, is called after Origins has admitted the request. The header it returns is added to the
 	// response; it must not contain headers of the handshake. After an error the client gets 403 without the error's
-	// text, or the Status and Reason of a *HandshakeError. The request's context ends at HandshakeTimeout. A panic is
-	// answered with 500.
+	// text, or the Status and Reason of a *HandshakeError. The request's context ends with the handshake, at the latest
+	// at HandshakeTimeout. A panic is answered with 500.
 	Authorize func(*http.Request) (http.Header, error)
 
 	// Subprotocols are those that the server supports. The first subprotocol in the client's list that the server
@@ -68,6 +68,11 @@ type Handler struct {
 
 	// OutgoingFrameSize is the maximum payload of an outgoing frame. Longer messages are split. 0 means no limit.
 	OutgoingFrameSize int
+
+	// AllowEmptyPath admits requests whose target is only a query, such as "GET ?room=1", as "/?room=1" (for
+	// HandleConnection and Server; net/http refuses them). Clients of Qt send this for a URL without a path. RFC 9112
+	// section 3.2.1 does not allow it, and the default answer is 400.
+	AllowEmptyPath bool
 
 	// Compression lets clients negotiate permessage-deflate (RFC 7692). It costs CPU time, and about 1 MiB for each
 	// message while it is being compressed.
@@ -123,9 +128,7 @@ type Handler struct {
 func (h *Handler) init() {
 	h.once.Do(func() {
 		h.config = &config{
-			maxMessage:   h.MaxMessageSize,
 			maxWrite:     h.MaxWriteBuffer,
-			frameSize:    h.OutgoingFrameSize,
 			compression:  h.Compression,
 			windows:      budget{limit: h.CompressionMemory},
 			level:        h.CompressionLevel,
@@ -138,7 +141,7 @@ func (h *Handler) init() {
 			registry:     &h.registry,
 			pool:         &h.pool,
 		}
-		if err := h.config.complete(true, h.MaxFrameSize, nil); err != nil {
+		if err := h.config.complete(true, Limits{h.MaxMessageSize, h.MaxFrameSize, h.OutgoingFrameSize}, nil); err != nil {
 			panic(err.Error())
 		}
 		h.pool.limit(h.MaxPending)

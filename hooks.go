@@ -62,10 +62,14 @@ func (h *Handler) asksNobody() bool {
 	return false
 }
 
-// within gives the hooks of r a context that ends at deadline.
+// within gives the hooks of r a context that ends with the handshake, or at deadline if that is earlier.
 func (h *Handler) within(r *http.Request, deadline time.Time) (*http.Request, context.CancelFunc) {
-	if deadline.IsZero() || h.asksNobody() {
+	if h.asksNobody() {
 		return r, func() {}
+	}
+	if deadline.IsZero() {
+		ctx, cancel := context.WithCancel(r.Context())
+		return r.WithContext(ctx), cancel
 	}
 	ctx, cancel := context.WithDeadline(r.Context(), deadline)
 	return r.WithContext(ctx), cancel

@@ -122,7 +122,7 @@ func (s *Socket) took(m *message) {
 func (s *Socket) takeWhole(m *message, payload []byte, onFrame func(t MessageType, p []byte, last bool)) error {
 	if s.wire.Compressed() {
 		var err error
-		m.store, err = frame.Inflate(m.store[:0], payload, s.deflate.in, s.config.maxMessage)
+		m.store, err = frame.Inflate(m.store[:0], payload, s.deflate.in, s.wire.Rules().MaxMessage)
 		s.wire.Taken()
 		if err != nil {
 			return s.violated(brokenBy(err))
@@ -294,7 +294,7 @@ func (m *messageReader) Read(p []byte) (n int, err error) {
 // check judges p, which was read, and err, with which the reading ended. What it returns ends the message.
 func (m *messageReader) check(p []byte, err error) error {
 	s := m.socket
-	switch limit := s.config.maxMessage; {
+	switch limit := s.wire.Rules().MaxMessage; {
 	case limit > 0 && m.size > limit:
 		return s.violated(errTooLong)
 	case m.kind == Text && !m.text.valid(p), err == io.EOF && m.text.unfinished():

@@ -20,6 +20,11 @@ type ping struct {
 	next    *ping         // sent after it
 }
 
+// maxControl is how many bytes of payload a control frame may have, RFC 6455 section 5.5.
+const maxControl = 125
+
+var errLongPing = errors.New("foyer: a ping carries at most 125 bytes (RFC 6455 section 5.5)")
+
 // lastPing numbers the pings that came without a payload of their own.
 var lastPing atomic.Uint64
 
@@ -28,10 +33,10 @@ var lastPing atomic.Uint64
 // and the socket stays open.
 //
 // Pongs are noticed only while something reads: Read, Events or CloseRead. A function of the socket's Events cannot
-// wait for the pong. It should use Events.Pong instead.
+// wait for the pong. It should use TryPing and Events.Pong instead.
 func (s *Socket) Ping(ctx context.Context, payload []byte) (time.Duration, error) {
-	if len(payload) > 125 {
-		return 0, errors.New("foyer: a ping carries at most 125 bytes (RFC 6455 section 5.5)")
+	if len(payload) > maxControl {
+		return 0, errLongPing
 	}
 	if len(payload) == 0 {
 		payload = binary.BigEndian.AppendUint64(nil, lastPing.Add(1))
@@ -68,6 +73,23 @@ func (s *Socket) Ping(ctx context.Context, payload []byte) (time.Duration, error
 	case <-ctx.Done():
 		s.forgetPing(p)
 		return 0, ctx.Err()
+	}
+}
+
+// TryPing sends a ping with this payload, of up to 125 bytes, and does not wait for the pong. The pong is passed to
+// Events.Pong, whose elapsed time is then 0. If the write buffer is full, TryPing sends nothing and returns
+// ErrWriteBufferFull.
+func (s *Socket) TryPing(payload []byte) error {
+	if len(payload) > maxControl {
+		return errLongPing
+	}
+	switch err := s.sendControl(frame.Ping, payload, s.room(false)); err {
+	case nil:
+		return nil
+	case wire.ErrNoRoom:
+		return ErrWriteBufferFull
+	default:
+		return s.writeError(err)
 	}
 }
 

@@ -23,11 +23,12 @@ const (
 // where leniency helps nobody but those who smuggle: lines end in CRLF, names have no space behind them, and lines
 // are not folded (RFC 9112 sections 2.2, 5.1 and 5.2).
 type requestParser struct {
-	req   *http.Request
-	size  int // bytes of complete lines so far
-	lines int // header lines so far
-	done  bool
-	wrong *HandshakeError
+	emptyPath bool // the target may lack its path
+	req       *http.Request
+	size      int // bytes of complete lines so far
+	lines     int // header lines so far
+	done      bool
+	wrong     *HandshakeError
 }
 
 // readFrom reads a request from c, or goes on where an earlier call had to wait that must not: then the refusal is errMustWait.
@@ -105,6 +106,9 @@ func (p *requestParser) requestLine(line string) *HandshakeError {
 	major, minor, validProto := http.ParseHTTPVersion(proto)
 	if !ok || !validProto || major != 1 || !httpguts.ValidHeaderFieldName(method) {
 		return badRequest("malformed request line")
+	}
+	if p.emptyPath && strings.HasPrefix(target, "?") {
+		target = "/" + target
 	}
 	u, err := url.ParseRequestURI(target)
 	if err != nil || !printable(target) {

@@ -103,7 +103,10 @@ func (s *Socket) room(canWait bool) wire.Room {
 func (s *Socket) compresses(n int) bool { return s.deflate != nil && n >= s.config.threshold }
 
 // splits reports whether n bytes are sent in more than one frame.
-func (s *Socket) splits(n int) bool { return s.config.frameSize > 0 && n > s.config.frameSize }
+func (s *Socket) splits(n int) bool {
+	split := s.wire.Rules().Split
+	return split > 0 && n > split
+}
 
 // sendFrame sends f when there is room for it and no other message is under way.
 func (s *Socket) sendFrame(ctx context.Context, f *wire.Frame) (mark uint64, err error) {
@@ -177,10 +180,11 @@ func (s *Socket) sendPrepared(ctx context.Context, f *wire.Frame) (mark uint64, 
 		f.First, f.Payload = f.First|frame.RSV1, z.Out
 	}
 	piece := wire.Frame{First: f.First &^ frame.Final, Claimed: true, Leave: wire.WithNext}
+	split := s.wire.Rules().Split
 	for rest := f.Payload; ; piece.First = 0 {
 		piece.Payload = rest
-		if s.splits(len(rest)) {
-			piece.Payload = rest[:s.config.frameSize]
+		if split > 0 && len(rest) > split {
+			piece.Payload = rest[:split]
 		}
 		if rest = rest[len(piece.Payload):]; len(rest) == 0 {
 			piece.First |= frame.Final
@@ -207,7 +211,7 @@ func (s *Socket) Writer(ctx context.Context, t MessageType) (io.WriteCloser, err
 	if err := s.claim(ctx, wire.Streaming, 0, s.room(true)); err != nil {
 		return nil, err
 	}
-	w := &messageWriter{socket: s, ctx: ctx, first: byte(t)}
+	w := &messageWriter{socket: s, ctx: ctx, first: byte(t), split: s.wire.Rules().Split}
 	if s.deflate != nil {
 		w.deflation = s.deflate.out.Begin()
 		w.first |= frame.RSV1
@@ -226,6 +230,7 @@ type messageWriter struct {
 	socket    *Socket
 	ctx       context.Context
 	first     byte             // of the next frame
+	split     int              // the longest payload of a frame; 0: no limit
 	waiting   []byte           // what was written and is in no frame yet
 	deflation *frame.Deflation // nil if the message is not compressed
 	closed    bool
@@ -264,8 +269,8 @@ func (w *messageWriter) Write(p []byte) (n int, err error) {
 
 // limit returns size, or the longest frame that may be sent where that is less.
 func (w *messageWriter) limit(size int) int {
-	if most := w.socket.config.frameSize; most > 0 {
-		return min(size, most)
+	if w.split > 0 {
+		return min(size, w.split)
 	}
 	return size
 }

@@ -42,8 +42,8 @@ type Owner interface {
 // Conn is a connection that carries frames. One goroutine reads at a time; any number write.
 type Conn struct {
 	transport netpoll.Transport
-	owner     Owner  // nil until the handshake is over
-	rules     *Rules // for the frames
+	owner     Owner                 // nil until the handshake is over
+	rules     atomic.Pointer[Rules] // for the frames
 
 	// Input. Only the goroutine that reads touches these.
 	in        *buffer // nil while it holds nothing
@@ -70,7 +70,8 @@ const (
 // Rules are what the frames of both directions are held to.
 type Rules struct {
 	frame.Limits               // of the peer
-	NewKey       func() uint32 // makes the mask of each frame that is sent; nil on a server. Whoever sends calls it
+	Split        int           // bytes of payload from which a message is sent in several frames; 0: never
+	NewKey       func() uint32 // makes the mask of each frame that is sent; nil on a server. The sender calls it
 }
 
 // A dataFrame is one whose header was read.
@@ -102,10 +103,9 @@ func (c *Conn) Arrive(arrived func(onLoop bool)) error {
 	return c.transport.Own((*below)(c), arrived)
 }
 
-// Frame ends the handshake: from here on all is frames held to the rules, which must not change, and the connection
-// belongs to the Conn alone.
+// Frame ends the handshake: from here on all is frames held to the rules, and the connection belongs to the Conn alone.
 func (c *Conn) Frame(rules *Rules, owner Owner) {
-	c.rules = rules
+	c.rules.Store(rules)
 	c.owner = owner
 	if t := netpoll.Poll(c.transport, (*below)(c)); t != c.transport {
 		c.transport = t
@@ -116,6 +116,12 @@ func (c *Conn) Frame(rules *Rules, owner Owner) {
 		owner.HungUp()
 	}
 }
+
+// Rules returns what the frames are held to. It must not be changed.
+func (c *Conn) Rules() *Rules { return c.rules.Load() }
+
+// SetRules has the frames held to other rules, from the next header on. Only the limits may be others.
+func (c *Conn) SetRules(rules *Rules) { c.rules.Store(rules) }
 
 // SetDeadline has reads and writes fail from a deadline on; the zero time is none. On a connection that knows no deadlines it
 // returns an error. Only before Frame.
@@ -358,7 +364,7 @@ func (c *Conn) advance() error {
 		return errNotFramed
 	}
 	for {
-		h, ok, err := c.sequence.Parse(&c.rules.Limits, c.Peek())
+		h, ok, err := c.sequence.Parse(&c.rules.Load().Limits, c.Peek())
 		if err != nil {
 			c.rerr = err
 			return err

@@ -96,7 +96,7 @@ func (c *Conn) Finish(limit time.Duration, linger bool) {
 	switch err := c.Flush(ctx); {
 	case err != nil:
 	case linger:
-		Linger(c.NetConn(), limit, c.rules.Server)
+		Linger(c.NetConn(), limit, c.rules.Load().Server)
 	default:
 		closeWrite(c.NetConn())
 	}

@@ -101,8 +101,8 @@ var (
 // Send takes in a frame and lets it leave. It waits only where Inline allows it. The mark is for WaitWritten.
 func (c *Conn) Send(f *Frame) (mark uint64, err error) {
 	var key uint32
-	if c.rules.NewKey != nil {
-		key = c.rules.NewKey() // the program's, which is called without a lock
+	if newKey := c.rules.Load().NewKey; newKey != nil {
+		key = newKey() // the program's, which is called without a lock
 	}
 	c.mu.Lock()
 	control := f.First&0x08 != 0
@@ -249,14 +249,15 @@ func (c *Conn) flushNow() {
 // putFrame puts a frame at the end of the queue. A client's payload is masked with key, and always copied.
 func (c *Conn) putFrame(f *Frame, key uint32) {
 	var header [frame.MaxHeader]byte
+	masked := c.rules.Load().NewKey != nil
 	switch {
 	case f.First&0x08 != 0:
 		h := frame.AppendHeader(header[:0], f.First, len(f.Payload))
-		if c.rules.NewKey != nil {
+		if masked {
 			h = frame.AppendMaskedHeader(header[:0], f.First, len(f.Payload), key)
 		}
 		c.putControl(h, f.Payload, key)
-	case c.rules.NewKey != nil:
+	case masked:
 		c.put(frame.AppendMaskedHeader(header[:0], f.First, len(f.Payload), key), 0)
 		c.put(f.Payload, key)
 	case f.Lent && len(f.Payload) > 0:

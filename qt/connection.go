@@ -199,12 +199,11 @@ func (c *connection) ended(code foyer.CloseCode, reason string, err error) {
 		}
 	}
 	c.emit(func() { w.ReadChannelFinished.emit(func(slot func()) { slot() }) })
-	if lost := code == foyer.CloseAbnormalClosure && err != nil && !c.closed; lost || c.overflow.Load() {
-		kind, text := lossOf(err)
-		if c.overflow.Load() {
-			kind, text = SocketResourceError, "The peer reads too slowly"
-		}
-		c.fail(kind, text)
+	switch {
+	case c.overflow.Load():
+		c.fail(SocketResourceError, "The peer reads too slowly")
+	case code == foyer.CloseAbnormalClosure && err != nil && !c.closed:
+		c.fail(lossOf(err))
 	}
 	c.changeState(UnconnectedState)
 	c.emit(func() { w.Disconnected.emit(func(slot func()) { slot() }) })

@@ -1,28 +1,58 @@
 package qt
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha1"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"flag"
+	"fmt"
 	"log/slog"
 	"math/big"
 	"net"
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	slog.SetDefault(slog.New(slog.DiscardHandler))
-	os.Exit(m.Run())
+	slog.SetDefault(slog.New(panics{slog.DiscardHandler}))
+	code := m.Run()
+	if unexpected.Load() {
+		code = 1
+	}
+	os.Exit(code)
 }
+
+var unexpected atomic.Bool
+
+// panics is a Handler for the log that lets the tests fail if something panics that should not.
+type panics struct{ slog.Handler }
+
+func (panics) Enabled(context.Context, slog.Level) bool { return true }
+
+func (panics) Handle(_ context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		if text := a.Value.String(); a.Key == "panic" && text != expectedPanic {
+			unexpected.Store(true)
+			fmt.Println("FAIL: " + r.Message + ": " + text)
+		}
+		return true
+	})
+	return nil
+}
+
+// expectedPanic is what slots of the tests panic with.
+const expectedPanic = "in the slot"
 
 // A spy records what a signal was emitted with, as QSignalSpy does.
 type spy[T any] struct {
@@ -184,3 +214,9 @@ func certificate(t *testing.T, d time.Duration, name string) tls.Certificate {
 }
 
 func mustAddr(s string) HostAddress { return netip.MustParseAddr(s) }
+
+// acceptKey returns the value of Sec-WebSocket-Accept, RFC 6455 section 4.2.2.
+func acceptKey(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}

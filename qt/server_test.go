@@ -157,7 +157,7 @@ func TestOriginIsRefused(t *testing.T) {
 
 func TestPanicInAnOriginSlotRefuses(t *testing.T) {
 	server := listening(t, NonSecureMode)
-	panics := server.OriginAuthenticationRequired.Connect(func(*WebSocketCorsAuthenticator) { panic("in the slot") })
+	panics := server.OriginAuthenticationRequired.Connect(func(*WebSocketCorsAuthenticator) { panic(expectedPanic) })
 	w := newClient(t, "")
 	occurred := spy1(&w.ErrorOccurred)
 	w.Open(server.ServerUrl().String())

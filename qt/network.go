@@ -88,6 +88,7 @@ func errorOf(err error) (SocketError, string) {
 	var timeout net.Error
 	var insecure *foyer.TLSError
 	var refusal *foyer.HandshakeError
+	a, alerted := alertOf(err)
 	switch {
 	case errors.As(err, &refusal) && refusal.Status == http.StatusProxyAuthRequired:
 		return ProxyAuthenticationRequiredError, "Proxy requires authentication"
@@ -99,6 +100,8 @@ func errorOf(err error) (SocketError, string) {
 		return ConnectionRefusedError, text
 	case errors.As(err, &insecure):
 		return SslHandshakeFailedError, insecure.Err.Error()
+	case alerted:
+		return SslHandshakeFailedError, a.description
 	case errors.As(err, &unknownHost):
 		return HostNotFoundError, "Host not found"
 	case errors.Is(err, syscall.ECONNREFUSED):

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/foyerws/foyer"
 )
 
 // An SslConfiguration is QSslConfiguration. It must not be changed once a socket or server has it.
@@ -167,12 +165,11 @@ var alertNumbers = sync.OnceValue(func() map[string]AlertType {
 	return numbers
 })
 
-// alertOf returns the alert that ended a TLS handshake, if err says which it was. Of those that were sent, crypto/tls
-// does not report all.
+// alertOf returns the alert that ended a TLS handshake, if err says which it was. crypto/tls does not report all alerts
+// that it sends.
 func alertOf(err error) (a alert, ok bool) {
-	var insecure *foyer.TLSError
 	var op *net.OpError
-	if !errors.As(err, &insecure) || !errors.As(insecure.Err, &op) || op.Op != "remote error" && op.Op != "local error" {
+	if !errors.As(err, &op) || op.Op != "remote error" && op.Op != "local error" {
 		return a, false
 	}
 	a = alert{sent: op.Op == "local error", kind: UnknownAlertMessage, description: op.Err.Error()}

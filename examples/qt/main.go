@@ -1,92 +1,100 @@
-// Qt is the echo server of Qt's documentation for QWebSocketServer, part by part: what a Qt programmer knows is on the
-// left in the comments.
+// Qt is the echo server of Qt's documentation for QWebSocketServer, statement by statement: docs/qt.md has both side by
+// side.
 //
 //	go run ./examples/qt -port 1234 -debug
 package main
 
 import (
-	"context"
 	"flag"
-	"fmt"
 	"log"
 	"os"
 	"os/signal"
-	"sync"
+	"slices"
 
-	"github.com/foyerws/foyer"
+	"github.com/foyerws/foyer/qt"
 )
 
-// An echoServer is EchoServer.
-type echoServer struct {
-	handler foyer.Handler
-	server  foyer.Server // m_pWebSocketServer
-	debug   bool         // m_debug
+// An EchoServer sends every message back.
+type EchoServer struct {
+	// Closed is emitted when the server has been closed.
+	Closed qt.Signal[func()]
 
-	mu      sync.Mutex
-	clients map[*foyer.Socket]struct{} // m_clients
+	webSocketServer *qt.WebSocketServer
+	clients         []*qt.WebSocket
+	debug           bool
 }
 
-// newEchoServer is the constructor.
-func newEchoServer(ctx context.Context, port int, debug bool) (*echoServer, error) {
-	e := &echoServer{debug: debug, clients: make(map[*foyer.Socket]struct{})}
-	e.handler.ServerName = "Echo Server" // QWebSocketServer("Echo Server", NonSecureMode)
-	e.handler.Origins = foyer.AnyOrigin()
-	e.server.Handler = &e.handler
-	if err := e.server.Listen("tcp", fmt.Sprintf(":%d", port)); err != nil { // listen(QHostAddress::Any, port)
-		return nil, err
+// NewEchoServer is the constructor.
+func NewEchoServer(port uint16, debug bool) *EchoServer {
+	e := &EchoServer{
+		webSocketServer: qt.NewWebSocketServer("Echo Server", qt.NonSecureMode),
+		debug:           debug,
 	}
-	if e.debug {
-		log.Println("Echo server listening on port", e.server.Port())
-	}
-	go func() { // connect(newConnection, onNewConnection)
-		for s := range e.handler.Incoming(ctx) {
-			e.onNewConnection(s)
+	if e.webSocketServer.Listen(qt.Any, port) {
+		if e.debug {
+			log.Println("Echoserver listening on port", e.webSocketServer.ServerPort())
 		}
-	}()
-	return e, nil
-}
-
-// close is the destructor.
-func (e *echoServer) close() error {
-	return e.server.Close() // close(), and qDeleteAll(m_clients)
-}
-
-func (e *echoServer) onNewConnection(s *foyer.Socket) { // nextPendingConnection()
-	e.mu.Lock()
-	e.clients[s] = struct{}{} // m_clients << pSocket
-	e.mu.Unlock()
-	s.Handle(foyer.Events{
-		Message: e.processMessage,     // connect(textMessageReceived), connect(binaryMessageReceived)
-		Closed:  e.socketDisconnected, // connect(disconnected)
-	})
-}
-
-func (e *echoServer) processMessage(s *foyer.Socket, t foyer.MessageType, message []byte) {
-	if e.debug {
-		log.Printf("%v message received: %q", t, message)
+		e.webSocketServer.NewConnection.Connect(e.onNewConnection)
+		e.webSocketServer.Closed.Connect(func() { e.Closed.Emit(func(slot func()) { slot() }) })
 	}
-	s.Write(context.Background(), t, message) // sendTextMessage(message), sendBinaryMessage(message)
+	return e
 }
 
-func (e *echoServer) socketDisconnected(s *foyer.Socket, code foyer.CloseCode, reason string) {
-	if e.debug {
-		log.Println("socket disconnected:", code, reason)
+// DeleteLater is the destructor.
+func (e *EchoServer) DeleteLater() {
+	e.webSocketServer.Close()
+	for _, client := range e.clients {
+		client.DeleteLater()
 	}
-	e.mu.Lock()
-	delete(e.clients, s) // m_clients.removeAll(pClient), deleteLater()
-	e.mu.Unlock()
+}
+
+func (e *EchoServer) onNewConnection() {
+	socket := e.webSocketServer.NextPendingConnection()
+
+	// A closure knows the socket, for which Qt has sender().
+	socket.TextMessageReceived.Connect(func(message string) { e.processTextMessage(socket, message) })
+	socket.BinaryMessageReceived.Connect(func(message []byte) { e.processBinaryMessage(socket, message) })
+	socket.Disconnected.Connect(func() { e.socketDisconnected(socket) })
+
+	e.clients = append(e.clients, socket)
+}
+
+func (e *EchoServer) processTextMessage(client *qt.WebSocket, message string) {
+	if e.debug {
+		log.Printf("Message received: %q", message)
+	}
+	client.SendTextMessage(message)
+}
+
+func (e *EchoServer) processBinaryMessage(client *qt.WebSocket, message []byte) {
+	if e.debug {
+		log.Printf("Binary message received: %q", message)
+	}
+	client.SendBinaryMessage(message)
+}
+
+func (e *EchoServer) socketDisconnected(client *qt.WebSocket) {
+	if e.debug {
+		log.Println("socketDisconnected:", client.PeerAddress(), client.PeerPort())
+	}
+	e.clients = slices.DeleteFunc(e.clients, func(c *qt.WebSocket) bool { return c == client })
+	client.DeleteLater()
 }
 
 func main() {
 	port := flag.Int("port", 1234, "port for the echo server")
 	debug := flag.Bool("debug", false, "log what happens")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	server, err := newEchoServer(ctx, *port, *debug)
-	if err != nil {
-		log.Fatal(err)
+	server := NewEchoServer(uint16(*port), *debug)
+	if !server.webSocketServer.IsListening() {
+		log.Fatal(server.webSocketServer.ErrorString())
 	}
-	<-ctx.Done() // a.exec()
-	server.close()
+	server.Closed.Connect(func() { qt.Quit(0) })
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt)
+	go func() {
+		<-interrupted
+		qt.InvokeMethod(server.DeleteLater) // on the event loop, as everything that touches the clients
+	}()
+	os.Exit(qt.Exec())
 }

@@ -1,52 +1,67 @@
 package main
 
 import (
-	"fmt"
 	"testing"
 	"time"
 
 	"github.com/foyerws/foyer"
 	"github.com/foyerws/foyer/foyertest"
 	"github.com/foyerws/foyer/internal/crowd"
+	"github.com/foyerws/foyer/qt"
 )
 
 func TestEchoServer(t *testing.T) {
-	e, err := newEchoServer(t.Context(), 0, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := foyertest.Dial(t, fmt.Sprintf("ws://127.0.0.1:%d", e.server.Port()), &foyer.DialOptions{Origin: "https://elsewhere.example.com"})
-	for i, message := range []string{"text", "binary"} {
-		if err := s.Write(t.Context(), foyer.MessageType(1+i), []byte(message)); err != nil {
+	e := NewEchoServer(0, true)
+	closed := make(chan struct{})
+	e.Closed.Connect(func() { close(closed) })
+	s := foyertest.Dial(t, e.webSocketServer.ServerUrl().String(), &foyer.DialOptions{Origin: "https://elsewhere.example.com"})
+	for i := range 1000 {
+		typ := foyer.MessageType(1 + i%2)
+		if err := s.Write(t.Context(), typ, []byte("message")); err != nil {
 			t.Fatal(err)
 		}
-		if typ, p, err := s.Read(t.Context()); err != nil || typ != foyer.MessageType(1+i) || string(p) != message {
-			t.Errorf("%v %q, %v", typ, p, err)
+		if got, p, err := s.Read(t.Context()); err != nil || got != typ || string(p) != "message" {
+			t.Fatalf("%v %q, %v", got, p, err)
 		}
 	}
 	go s.Read(t.Context())
-	e.close()
+	qt.InvokeMethod(e.DeleteLater)
+	<-closed
 	<-s.Done()
 	if s.CloseCode() != foyer.CloseGoingAway {
 		t.Error(s.Err())
 	}
-	for range 1000 {
-		e.mu.Lock()
-		clients := len(e.clients)
-		e.mu.Unlock()
-		if clients == 0 {
-			return
-		}
-		time.Sleep(5 * time.Millisecond)
+}
+
+func TestClientIsForgotten(t *testing.T) {
+	e := NewEchoServer(0, false)
+	defer qt.InvokeMethod(e.DeleteLater)
+	s := foyertest.Dial(t, e.webSocketServer.ServerUrl().String(), nil)
+	clients := func() (n int) {
+		counted := make(chan struct{})
+		qt.InvokeMethod(func() {
+			n = len(e.clients)
+			close(counted)
+		})
+		<-counted
+		return n
 	}
-	t.Error("the client was not forgotten")
+	for want, then := range []func(){func() {}, func() { s.Abort() }} {
+		then()
+		for range 1000 {
+			if clients() == 1-want {
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		if n := clients(); n != 1-want {
+			t.Errorf("%d clients, want %d", n, 1-want)
+		}
+	}
 }
 
 func TestCrowd(t *testing.T) {
-	e, err := newEchoServer(t.Context(), 0, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer e.close()
-	crowd.Come(t, fmt.Sprintf("ws://127.0.0.1:%d", e.server.Port()), nil, crowd.Echo(""))
+	e := NewEchoServer(0, false)
+	defer qt.InvokeMethod(e.DeleteLater)
+	crowd.Come(t, e.webSocketServer.ServerUrl().String(), nil, crowd.Echo(""))
 }

@@ -1,8 +1,9 @@
 // peer is a QWebSocket or a QWebSocketServer for the end-to-end tests. It takes commands from its standard input and says
 // on its standard output what happens, a line each.
 //
-//	peer client URL ORIGIN SUBPROTOCOLS     commands: text WORD, binary N, ping WORD, close CODE REASON, abort
-//	peer server [CERTIFICATE KEY]           echoes; commands: close CODE REASON, ping WORD
+//	peer client URL ORIGIN SUBPROTOCOLS     commands: text WORD, binary N, ping WORD, close CODE REASON, abort, split N,
+//	                                        frames N, messages N, get, states
+//	peer server [CERTIFICATE KEY]           echoes; the same commands, for the last client; stop, pending N
 #include <QtCore/QCoreApplication>
 #include <QtCore/QFile>
 #include <QtCore/QSocketNotifier>
@@ -53,6 +54,15 @@ static void watch(QWebSocket *s)
     QObject::connect(s, QOverload<QAbstractSocket::SocketError>::of(&QWebSocket::error), [s] { say("error " + s->errorString()); });
 }
 
+// getters are the values of a socket that do not differ from run to run.
+static QString getters(QWebSocket *s)
+{
+    return QString("get %1 %2 %3 %4 %5 %6 %7 %8 %9").arg(s->state()).arg(s->isValid()).arg(s->origin()).arg(int(s->version()))
+        .arg(s->subprotocol()).arg(s->closeCode()).arg(s->closeReason()).arg(s->requestUrl().path()).arg(s->handshakeOptions().subprotocols().join(','))
+        + QString(" %1 %2 %3 %4 %5 %6 %7").arg(int(s->error())).arg(int(s->pauseMode())).arg(s->readBufferSize())
+        .arg(s->maxAllowedIncomingFrameSize()).arg(s->maxAllowedIncomingMessageSize()).arg(s->outgoingFrameSize()).arg(s->bytesToWrite());
+}
+
 // command does to a socket what a line says.
 static void command(QWebSocket *s, const QString &line)
 {
@@ -67,6 +77,16 @@ static void command(QWebSocket *s, const QString &line)
         s->close(QWebSocketProtocol::CloseCode(rest.section(' ', 0, 0).toInt()), rest.section(' ', 1));
     else if (verb == "abort")
         s->abort();
+    else if (verb == "split")
+        s->setOutgoingFrameSize(rest.toULongLong());
+    else if (verb == "frames")
+        s->setMaxAllowedIncomingFrameSize(rest.toULongLong());
+    else if (verb == "messages")
+        s->setMaxAllowedIncomingMessageSize(rest.toULongLong());
+    else if (verb == "get")
+        say(getters(s));
+    else if (verb == "states")
+        QObject::connect(s, &QWebSocket::stateChanged, [](QAbstractSocket::SocketState state) { say(QString("state %1").arg(state)); });
 }
 
 // commands calls f for each line of the standard input, and ends with it.
@@ -132,7 +152,18 @@ static int server(QCoreApplication &app, const QStringList &args)
     });
     if (!server->listen(QHostAddress::LocalHost, 0))
         return 1;
-    commands(&app, [last](const QString &line) { command(*last, line); });
+    QObject::connect(server, &QWebSocketServer::serverError, [server](QWebSocketProtocol::CloseCode code) {
+        say(QString("refused %1 %2").arg(code).arg(server->errorString()));
+    });
+    QObject::connect(server, &QWebSocketServer::closed, [] { say("stopped"); });
+    commands(&app, [server, last](const QString &line) {
+        if (line == "stop")
+            server->close();
+        else if (line.startsWith("pending "))
+            server->setMaxPendingConnections(line.section(' ', 1).toInt());
+        else
+            command(*last, line);
+    });
     say("port " + QString::number(server->serverPort()));
     return app.exec();
 }

@@ -6,6 +6,7 @@ require (
 	github.com/chromedp/cdproto v0.159.0
 	github.com/coder/websocket v1.8.15
 	github.com/foyerws/foyer v0.0.0
+	github.com/foyerws/foyer/qt/openssl v0.0.0
 	github.com/gorilla/websocket v1.5.3
 	github.com/valyala/fasthttp v1.51.0
 )
@@ -77,4 +78,7 @@ require (
 	golang.org/x/text v0.37.0 // indirect
 )
 
-replace github.com/foyerws/foyer => ../
+replace (
+	github.com/foyerws/foyer => ../
+	github.com/foyerws/foyer/qt/openssl => ../qt/openssl
+)

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/foyerws/foyer/internal/wstest"
 )
 
 // buildGoPeer compiles the program that is peer.cpp with package qt.
@@ -18,7 +20,7 @@ var buildGoPeer = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	peer := filepath.Join(dir, "peer")
-	if out, err := exec.Command("go", "build", "-o", peer, "./qtpeer").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-tags", "openssl", "-o", peer, "./qtpeer").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w\n%s", err, out)
 	}
 	return peer, nil
@@ -46,7 +48,7 @@ var scenes = map[string][]string{
 		"s> ping " + strings.Repeat("x", 200), "s< pong " + strings.Repeat("x", 125)},
 	"frames": {"c> split 3", "c> text abcdefgh", "s< frame 3 0", "s< frame 3 0", "s< frame 2 1", "s< text abcdefgh", "c< frame 8 1", "c< text abcdefgh",
 		"s> split 5", "s> text abcdefg", "c< frame 5 0", "c< frame 2 1", "c< text abcdefg"}, // Qt 6.4 takes a character that is cut for wrong
-	"closed by the client": {"c> states", "s> states", "c> close 4001 that was all", "c< state 6", "s< state 6", "s< state 0", "s< closed 4001 that was all",
+	"closed by the client": {"c> states", "s> states", "s> ping done", "s< pong done", "c> close 4001 that was all", "c< state 6", "s< state 6", "s< state 0", "s< closed 4001 that was all",
 		"c< state 0", "c< closed 4001 that was all", "c> get", "c< get 0 0 https://example.com 13 chat.v1 4001 that was all /chat chat.v1,chat.v3 -1 0 0 2147483646 2147483646 524288 0"},
 	"closed by the server": {"s> close 1001 maintenance", "c< closed 1001 maintenance", "s< closed 1001 maintenance"},
 	"a long reason":        {"c> close 1000 " + strings.Repeat("r", 200), "s< closed 1000 " + strings.Repeat("r", 123), "c< closed 1000 " + strings.Repeat("r", 123)},
@@ -147,4 +149,46 @@ func TestQtRefusals(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestQtPreSharedKeys has clients and servers know each other by a key.
+func TestQtPreSharedKeys(t *testing.T) {
+	t.Setenv("PSK", "0123456789abcdef")
+	peers := []func(*testing.T, ...string) *conversation{qtPeer, goPeer}
+	for i, startServer := range peers {
+		for j, startClient := range peers {
+			t.Run(fmt.Sprint(i, j), func(t *testing.T) {
+				server := startServer(t, "server", "psk")
+				port := strings.TrimPrefix(server.expect(`port \d+`), "port ")
+				client := startClient(t, "client", "wss://127.0.0.1:"+port+"/chat", "", "")
+				server.expect("identity alice")
+				for client.expect("hint (the hint)?|connected ") != "connected " { // TLS 1.3 has no hint; OpenSSL asks for both versions
+				}
+				client.say("text hällo")
+				client.expect("frame 5 1")
+				client.expect("text hällo")
+				client.say("close 4001 that was all")
+				client.expect("closed 4001 that was all")
+			})
+		}
+	}
+	t.Run("openssl s_client", func(t *testing.T) {
+		server := goPeer(t, "server", "psk")
+		port := strings.TrimPrefix(server.expect(`port \d+`), "port ")
+		for _, version := range []string{"-tls1_2", "-tls1_3"} {
+			client := exec.Command(program(t, "openssl"), "s_client", "-quiet", "-connect", "127.0.0.1:"+port,
+				"-psk_identity", "alice", "-psk", fmt.Sprintf("%x", "0123456789abcdef"), version, "-cipher", "PSK")
+			request := "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+			client.Stdin = strings.NewReader(request + string(wstest.Masked(0x81, "hello")) + string(wstest.Masked(0x88, "\x03\xe8")))
+			out, _ := client.Output()
+			server.expect("identity alice")
+			if answer := string(out); !strings.HasPrefix(answer, "HTTP/1.1 101 ") {
+				t.Errorf("%s: %q", version, answer)
+			}
+			server.expect("connected .*")
+			server.expect("frame 5 1")
+			server.expect("text hello")
+			server.expect("closed 1000 ")
+		}
+	})
 }

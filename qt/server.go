@@ -275,8 +275,13 @@ func (s *WebSocketServer) HandleConnection(conn net.Conn) {
 func (s *WebSocketServer) secure(conn net.Conn) net.Conn {
 	config := s.SslConfiguration()
 	if b := activeBackend(); b != nil && s.PreSharedKeyAuthenticationRequired.isConnected() {
+		ctx, cancel := context.WithCancel(context.Background())
+		if timeout := s.HandshakeTimeout(); timeout >= 0 {
+			ctx, cancel = context.WithTimeout(ctx, timeout)
+		}
 		return b.Server(conn, config, func(a *SslPreSharedKeyAuthenticator) {
-			wait(context.Background(), func() {
+			defer cancel()
+			wait(ctx, func() {
 				s.PreSharedKeyAuthenticationRequired.emit(func(slot func(*SslPreSharedKeyAuthenticator)) { slot(a) })
 			})
 		})

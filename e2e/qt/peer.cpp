@@ -3,14 +3,16 @@
 //
 //	peer client URL ORIGIN SUBPROTOCOLS     commands: text WORD, binary N, ping WORD, close CODE REASON, abort, split N,
 //	                                        frames N, messages N, get, states
-//	peer server [CERTIFICATE KEY]           echoes; the same commands, for the last client; stop, pending N
+//	peer server [CERTIFICATE KEY | psk]     echoes; the same commands, for the last client; stop, pending N
 #include <QtCore/QCoreApplication>
 #include <QtCore/QFile>
 #include <QtCore/QSocketNotifier>
 #include <QtCore/QTextStream>
 #include <QtNetwork/QSslCertificate>
+#include <QtNetwork/QSslCipher>
 #include <QtNetwork/QSslConfiguration>
 #include <QtNetwork/QSslKey>
+#include <QtNetwork/QSslPreSharedKeyAuthenticator>
 #include <QtWebSockets/QWebSocket>
 #include <QtWebSockets/QWebSocketCorsAuthenticator>
 #include <QtWebSockets/QWebSocketHandshakeOptions>
@@ -107,6 +109,20 @@ static void commands(QObject *parent, const std::function<void(const QString &)>
     });
 }
 
+// The pre-shared key of both sides, where the environment has it.
+static QByteArray preSharedKey() { return qgetenv("PSK"); }
+
+// withPreSharedKey is for TLS 1.2, as in Qt's own tests.
+static QSslConfiguration withPreSharedKey()
+{
+    QSslConfiguration c = QSslConfiguration::defaultConfiguration();
+    c.setProtocol(QSsl::TlsV1_2);
+    c.setCiphers(QList<QSslCipher>{ QSslCipher("PSK-AES256-CBC-SHA") });
+    c.setPeerVerifyMode(QSslSocket::VerifyNone);
+    c.setPreSharedKeyIdentityHint("the hint");
+    return c;
+}
+
 static int client(QCoreApplication &app, const QStringList &args)
 {
     auto *s = new QWebSocket(args[3], QWebSocketProtocol::VersionLatest, &app);
@@ -115,6 +131,13 @@ static int client(QCoreApplication &app, const QStringList &args)
     QObject::connect(s, &QWebSocket::sslErrors, [s](const QList<QSslError> &errors) {
         say("ssl " + errors.first().errorString());
         s->ignoreSslErrors();
+    });
+    if (!preSharedKey().isEmpty())
+        s->setSslConfiguration(withPreSharedKey());
+    QObject::connect(s, &QWebSocket::preSharedKeyAuthenticationRequired, [](QSslPreSharedKeyAuthenticator *a) {
+        say("hint " + QString(a->identityHint()));
+        a->setIdentity("alice");
+        a->setPreSharedKey(preSharedKey());
     });
     QWebSocketHandshakeOptions options;
     if (args.size() > 4 && !args[4].isEmpty())
@@ -126,9 +149,15 @@ static int client(QCoreApplication &app, const QStringList &args)
 
 static int server(QCoreApplication &app, const QStringList &args)
 {
-    const bool secure = args.size() > 3;
+    const bool psk = args.size() == 3, secure = args.size() > 2;
     auto *server = new QWebSocketServer("peer", secure ? QWebSocketServer::SecureMode : QWebSocketServer::NonSecureMode, &app);
-    if (secure) {
+    if (psk) {
+        server->setSslConfiguration(withPreSharedKey());
+        QObject::connect(server, &QWebSocketServer::preSharedKeyAuthenticationRequired, [](QSslPreSharedKeyAuthenticator *a) {
+            say("identity " + QString(a->identity()));
+            a->setPreSharedKey(preSharedKey());
+        });
+    } else if (secure) {
         QFile certificate(args[2]), key(args[3]);
         if (!certificate.open(QIODevice::ReadOnly) || !key.open(QIODevice::ReadOnly))
             return 1;

@@ -106,6 +106,14 @@ func commands(f func(line string)) {
 	}()
 }
 
+// preSharedKey is that of both sides, nil where the environment has none.
+func preSharedKey() []byte {
+	if key := os.Getenv("PSK"); key != "" {
+		return []byte(key)
+	}
+	return nil
+}
+
 func client(args []string) {
 	s := qt.NewWebSocket(args[3], qt.VersionLatest)
 	watch(s)
@@ -114,6 +122,14 @@ func client(args []string) {
 		say("ssl %s", errors[0].ErrorString())
 		s.IgnoreSslErrors()
 	})
+	if preSharedKey() != nil {
+		setBackend()
+		s.PreSharedKeyAuthenticationRequired.Connect(func(a *qt.SslPreSharedKeyAuthenticator) {
+			say("hint %s", a.IdentityHint())
+			a.SetIdentity([]byte("alice"))
+			a.SetPreSharedKey(preSharedKey())
+		})
+	}
 	var options qt.WebSocketHandshakeOptions
 	if len(args) > 4 && args[4] != "" {
 		options.SetSubprotocols(strings.Split(args[4], ","))
@@ -124,11 +140,18 @@ func client(args []string) {
 
 func server(args []string) {
 	mode := qt.NonSecureMode
-	if len(args) > 3 {
+	psk := len(args) == 3
+	if len(args) > 2 {
 		mode = qt.SecureMode
 	}
 	server := qt.NewWebSocketServer("peer", mode)
-	if mode == qt.SecureMode {
+	if psk {
+		setBackend()
+		server.PreSharedKeyAuthenticationRequired.Connect(func(a *qt.SslPreSharedKeyAuthenticator) {
+			say("identity %s", a.Identity())
+			a.SetPreSharedKey(preSharedKey())
+		})
+	} else if mode == qt.SecureMode {
 		certificate, err := tls.LoadX509KeyPair(args[2], args[3])
 		if err != nil {
 			log.Fatal(err)

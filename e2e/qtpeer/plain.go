@@ -1,0 +1,5 @@
+//go:build !openssl
+
+package main
+
+func setBackend() { panic("built without OpenSSL") }

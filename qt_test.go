@@ -1,58 +1,35 @@
-package foyer
+package foyer_test
 
 import (
-	"go/ast"
-	"go/parser"
-	"go/token"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/foyerws/foyer/qt"
 )
 
-// TestQtDocument compiles the lines of code in docs/qt.md and looks for the names and the Examples that it mentions.
+// TestQtDocument compiles the lines of code in the tables of docs/qt.md, and looks for all that the classes have in them.
 func TestQtDocument(t *testing.T) {
 	text, err := os.ReadFile("docs/qt.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := exportedNames(t, ".")
-	examples := exportedNames(t, "example_client_test.go")
 	var program strings.Builder
 	program.WriteString(qtPrelude)
 	rows := 0
-	for line := range strings.Lines(string(text)) {
-		cells := strings.Split(strings.Trim(line, "|\n"), "|")
-		if !strings.HasPrefix(line, "| ") || cells[0] == " Qt " || strings.HasPrefix(cells[0], " ---") {
-			continue
+	row := regexp.MustCompile("(?m)^\\| [^|]* \\| `([^`]*)` \\|[^|]*\\|$")
+	for _, table := range strings.Split(string(text), "| Qt | in Go | what differs |\n")[1:] {
+		table, _, _ = strings.Cut(table, "\n\n")
+		for _, m := range row.FindAllStringSubmatch(table, -1) {
+			rows++
+			program.WriteString("func _() { " + m[1] + " }\n")
 		}
-		rows++
-		if len(cells) != 4 {
-			t.Errorf("%d cells: %s", len(cells), line)
-			continue
-		}
-		for _, quoted := range regexp.MustCompile("`[^`]+`").FindAllString(cells[1]+cells[3], -1) {
-			if name := strings.Trim(quoted, "`"); !names[name] {
-				t.Errorf("no %s in package foyer: %s", name, cells[0])
-			}
-		}
-		code := strings.Trim(cells[2], " `")
-		if code == "" {
-			t.Errorf("no code: %s", line)
-		}
-		program.WriteString("func _() { " + code + " }\n")
-		for _, example := range regexp.MustCompile(`Example\w+`).FindAllString(cells[3], -1) {
-			if !examples[example] {
-				t.Errorf("no %s", example)
-			}
-		}
-		for _, dir := range regexp.MustCompile(`examples/\w+`).FindAllString(cells[3], -1) {
-			if _, err := os.Stat(dir); err != nil {
-				t.Error(err)
-			}
+		if lines := strings.Count(table, "\n"); lines != len(row.FindAllString(table, -1)) {
+			t.Errorf("%d lines, and not all are rows:\n%s", lines, table)
 		}
 	}
 	if rows < 120 {
@@ -65,112 +42,55 @@ func TestQtDocument(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", os.DevNull, file).CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
+	for _, class := range []any{new(qt.WebSocketServer), new(qt.WebSocket), new(qt.WebSocketCorsAuthenticator)} {
+		for _, name := range members(reflect.TypeOf(class)) {
+			if !regexp.MustCompile(`\b` + name + `\b`).Match(text) {
+				t.Errorf("%T.%s is not in docs/qt.md", class, name)
+			}
+		}
+	}
+}
+
+// members returns the names of the exported methods and fields of a pointer to a struct.
+func members(t reflect.Type) (names []string) {
+	for m := range t.Methods() {
+		names = append(names, m.Name)
+	}
+	for _, f := range reflect.VisibleFields(t.Elem()) {
+		if f.IsExported() {
+			names = append(names, f.Name)
+		}
+	}
+	return names
 }
 
 // qtPrelude declares what the lines of code make use of.
 const qtPrelude = `package main
 
 import (
-	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"errors"
-	"log"
-	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/url"
-	"os"
 	"time"
 
-	"github.com/foyerws/foyer"
+	"github.com/foyerws/foyer/qt"
 )
 
 var (
-	ctx  = context.Background()
-	h    = new(foyer.Handler)
-	srv  = new(foyer.Server)
-	s    = new(foyer.Socket)
-	o    = new(foyer.DialOptions)
-	e    = new(foyer.Events)
-	r    = new(http.Request)
-	f    *os.File
-	l    net.Listener
-	conn net.Conn
-	err  error
+	_       = tls.VersionTLS13
+	_       = time.Second
+	server  *qt.WebSocketServer
+	socket  *qt.WebSocket
+	options qt.WebSocketHandshakeOptions
+	cors    *qt.WebSocketCorsAuthenticator
+	masks   qt.MaskGenerator
+	proxy   qt.NetworkProxy
+	request *http.Request
+	conn    net.Conn
+	key     []byte
+	ok      bool
 )
 
 func main() {}
 
 `
-
-// exportedNames returns the exported names in Go files: functions and types as they are, fields and methods behind the
-// name of their type.
-func exportedNames(t *testing.T, path string) map[string]bool {
-	t.Helper()
-	files := []string{path}
-	if filepath.Ext(path) != ".go" {
-		files, _ = filepath.Glob(filepath.Join(path, "*.go"))
-	}
-	names := make(map[string]bool)
-	for _, name := range files {
-		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, decl := range file.Decls {
-			maps.Copy(names, declared(decl))
-		}
-	}
-	return names
-}
-
-func declared(decl ast.Decl) map[string]bool {
-	names := make(map[string]bool)
-	switch d := decl.(type) {
-	case *ast.FuncDecl:
-		name := d.Name.Name
-		if d.Recv != nil {
-			receiver := d.Recv.List[0].Type
-			if star, ok := receiver.(*ast.StarExpr); ok {
-				receiver = star.X
-			}
-			name = receiver.(*ast.Ident).Name + "." + name
-		}
-		names[name] = true
-	case *ast.GenDecl:
-		for _, spec := range d.Specs {
-			switch s := spec.(type) {
-			case *ast.TypeSpec:
-				names[s.Name.Name] = true
-				for _, field := range members(s.Type) {
-					names[s.Name.Name+"."+field] = true
-				}
-			case *ast.ValueSpec:
-				for _, id := range s.Names {
-					names[id.Name] = true
-				}
-			}
-		}
-	}
-	return names
-}
-
-// members returns the names of a struct's fields or an interface's methods.
-func members(t ast.Expr) (names []string) {
-	var list *ast.FieldList
-	switch t := t.(type) {
-	case *ast.StructType:
-		list = t.Fields
-	case *ast.InterfaceType:
-		list = t.Methods
-	default:
-		return nil
-	}
-	for _, field := range list.List {
-		for _, id := range field.Names {
-			names = append(names, id.Name)
-		}
-	}
-	return names
-}

@@ -136,7 +136,7 @@ func anchorOf(title string) string {
 
 // TestExportedNamesAreDocumented looks at every exported name of the packages that programs import.
 func TestExportedNamesAreDocumented(t *testing.T) {
-	for _, dir := range []string{".", "middleware", "foyertest", "extendedconnect"} {
+	for _, dir := range []string{".", "middleware", "foyertest", "extendedconnect", "qt", "gorillaconn"} {
 		files, _ := filepath.Glob(filepath.Join(dir, "*.go"))
 		for _, name := range files {
 			if strings.HasSuffix(name, "_test.go") {
@@ -163,6 +163,9 @@ func checkDocumented(t *testing.T, fset *token.FileSet, decl ast.Decl) {
 			receiver := d.Recv.List[0].Type
 			if star, ok := receiver.(*ast.StarExpr); ok {
 				receiver = star.X
+			}
+			if generic, ok := receiver.(*ast.IndexExpr); ok {
+				receiver = generic.X
 			}
 			exported = exported && receiver.(*ast.Ident).IsExported() && d.Name.Name != "Error" // which is error's
 		}

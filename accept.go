@@ -44,9 +44,6 @@ func (h *Handler) took(s *Socket) bool {
 	return true
 }
 
-// HasPending reports whether a socket waits for Accept.
-func (h *Handler) HasPending() bool { return h.Pending() > 0 }
-
 // Pending returns how many sockets wait for Accept.
 func (h *Handler) Pending() int { return h.pool.len() }
 

@@ -254,7 +254,8 @@ func TestWaitingAcceptIsAProgramThatTakes(t *testing.T) {
 
 func TestHandshakeTimeoutEndsTheWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := door{t, &Handler{MaxPending: 1, HandshakeTimeout: 300 * time.Millisecond}}
+		var last lastError
+		d := door{t, &Handler{MaxPending: 1, HandshakeTimeout: 300 * time.Millisecond, OnError: last.set}}
 		defer d.h.Close()
 		d.knock("in")
 		begin := time.Now()
@@ -262,7 +263,7 @@ func TestHandshakeTimeoutEndsTheWait(t *testing.T) {
 			t.Errorf("%d after %v", code, time.Since(begin))
 		}
 		synctest.Wait()
-		if err := d.h.LastError(); !errors.Is(err, ErrPendingFull) {
+		if err := last.get(); !errors.Is(err, ErrPendingFull) {
 			t.Error(err)
 		}
 		if d.h.NextPending() == nil || decided(d.knock("next")) != 101 {

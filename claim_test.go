@@ -83,7 +83,7 @@ func TestCloseDuringAWriter(t *testing.T) {
 		s.Close(CloseNormalClosure, "bye")
 		<-written
 		within(t, 5*time.Second, "the end", s.Done())
-		if s.CloseCode() != CloseNormalClosure {
+		if closeCode(s) != CloseNormalClosure {
 			t.Fatalf("round %d: %v", i, s.Err())
 		}
 		within(t, 5*time.Second, "the client's end", c.Done())

@@ -187,7 +187,7 @@ func TestClientsHoldServersToTheRules(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, _, err := s.Read(t.Context()); s.CloseCode() != test.code {
+			if _, _, err := s.Read(t.Context()); closeCode(s) != test.code {
 				t.Error(err)
 			}
 			if f := <-closed; f.first != 0x88 || CloseCode(binary.BigEndian.Uint16(f.payload)) != test.code {

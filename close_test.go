@@ -52,11 +52,11 @@ func TestPeerCloses(t *testing.T) {
 			s := accept(t, h)
 			_, _, err := s.Read(t.Context())
 			var closed *CloseError
-			if !errors.As(err, &closed) || !errors.Is(err, ErrClosed) || closed.Code != tt.code || s.CloseCode() != tt.code || s.State() != StateClosed {
+			if !errors.As(err, &closed) || !errors.Is(err, ErrClosed) || closed.Code != tt.code || closeCode(s) != tt.code || s.State() != StateClosed {
 				t.Errorf("read: %v", err)
 			}
-			if tt.code != CloseProtocolError && tt.code != CloseInvalidFramePayloadData && s.CloseReason() != tt.reason {
-				t.Errorf("reason %q", s.CloseReason())
+			if tt.code != CloseProtocolError && tt.code != CloseInvalidFramePayloadData && closeReason(s) != tt.reason {
+				t.Errorf("reason %q", closeReason(s))
 			}
 			var header [2]byte
 			io.ReadFull(br, header[:])
@@ -111,7 +111,7 @@ func TestCloseHandshake(t *testing.T) {
 			if err := <-read; !errors.Is(err, ErrClosed) {
 				t.Error(err)
 			}
-			if s.State() != StateClosed || s.CloseCode() != 4001 || s.Close(4002, "") != nil || s.CloseCode() != 4001 {
+			if s.State() != StateClosed || closeCode(s) != 4001 || s.Close(4002, "") != nil || closeCode(s) != 4001 {
 				t.Error(s.State(), s.Err())
 			}
 			for name, err := range map[string]error{
@@ -156,8 +156,8 @@ func TestBothSidesCloseAtOnce(t *testing.T) {
 	var b [4]byte
 	io.ReadFull(br, b[:])
 	conn.Write(wstest.Masked(0x88, "\x0f\xa2")) // 4002, as if it had crossed ours
-	if err := <-closed; err != nil || s.CloseCode() != 4002 {
-		t.Error(err, s.CloseCode())
+	if err := <-closed; err != nil || closeCode(s) != 4002 {
+		t.Error(err, closeCode(s))
 	}
 	if _, err := br.ReadByte(); err != io.EOF {
 		t.Errorf("a second close frame: %v", err)
@@ -174,7 +174,7 @@ func TestSilentPeerDoesNotHoldUpClose(t *testing.T) {
 			}
 			begin := time.Now()
 			err := closeAndWait(s, CloseNormalClosure, "")
-			if !errors.Is(err, os.ErrDeadlineExceeded) || s.CloseCode() != CloseAbnormalClosure || time.Since(begin) != 3*time.Second {
+			if !errors.Is(err, os.ErrDeadlineExceeded) || closeCode(s) != CloseAbnormalClosure || time.Since(begin) != 3*time.Second {
 				t.Error(err, time.Since(begin))
 			}
 		})
@@ -217,7 +217,7 @@ func TestReadWhileClosing(t *testing.T) {
 			t.Error(s.State())
 		}
 		go c.ReadMessage()
-		if _, _, err := s.Read(context.Background()); !errors.Is(err, ErrClosed) || s.CloseCode() != 4000 {
+		if _, _, err := s.Read(context.Background()); !errors.Is(err, ErrClosed) || closeCode(s) != 4000 {
 			t.Error(err)
 		}
 	})
@@ -229,7 +229,7 @@ func TestAbort(t *testing.T) {
 	read := make(chan error)
 	go func() { _, _, err := s.Read(context.Background()); read <- err }()
 	s.Abort()
-	if err := <-read; !errors.Is(err, ErrClosed) || s.CloseCode() != CloseAbnormalClosure || s.State() != StateClosed {
+	if err := <-read; !errors.Is(err, ErrClosed) || closeCode(s) != CloseAbnormalClosure || s.State() != StateClosed {
 		t.Error(err)
 	}
 	if _, _, err := c.ReadMessage(); !websocket.IsCloseError(err, 1006) {

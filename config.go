@@ -4,7 +4,6 @@ import (
 	"errors"
 	"log/slog"
 	"runtime/debug"
-	"sync/atomic"
 	"time"
 
 	"github.com/foyerws/foyer/internal/frame"
@@ -40,7 +39,6 @@ type config struct {
 	logger       *slog.Logger // nil: slog.Default()
 	onError      func(error)
 	limiter      limiter
-	lastError    atomic.Pointer[error]
 
 	plain, deflated wire.Rules // without and with permessage-deflate
 	registry        *registry
@@ -96,13 +94,6 @@ func (c *config) tick() time.Duration {
 
 // report gives the program an error that no call of its own returns.
 func (c *config) report(err error) {
-	last := err
-	if refusal, ok := err.(*HandshakeError); ok {
-		kept := *refusal
-		kept.Request = nil
-		last = &kept
-	}
-	c.lastError.Store(&last)
 	if c.onError == nil {
 		return
 	}
@@ -112,14 +103,6 @@ func (c *config) report(err error) {
 		}
 	}()
 	c.onError(err)
-}
-
-// last returns the error that was reported last.
-func (c *config) last() error {
-	if err := c.lastError.Load(); err != nil {
-		return *err
-	}
-	return nil
 }
 
 // reportPanic logs and reports a panic in one of the program's functions, which what names. s may be nil.

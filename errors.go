@@ -198,9 +198,15 @@ func (e *PanicError) Unwrap() error {
 // A CloseError says how a socket ended. Reads and writes on an ended socket return it, as does [Socket.Err].
 // errors.Is(err, ErrClosed) is true for every CloseError.
 type CloseError struct {
-	Code   CloseCode
+	// Code is that of the peer's close frame; if there was none, the code that foyer sent because the peer violated the
+	// protocol; otherwise CloseAbnormalClosure.
+	Code CloseCode
+
+	// Reason is the text that came with Code. It may come from the peer: do not trust it.
 	Reason string
-	Err    error // what broke the connection; nil after a close handshake
+
+	// Err is what broke the connection. It is nil after a close handshake.
+	Err error
 
 	socket *Socket // that ended
 }

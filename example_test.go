@@ -401,7 +401,9 @@ func ExampleSocket_Close() {
 	}()
 	err := s.Close(4000, "bye") // does not wait
 	<-s.Done()
-	fmt.Println(err, s.CloseCode())
+	var end *foyer.CloseError
+	errors.As(s.Err(), &end)
+	fmt.Println(err, end.Code)
 	// Output:
 	// 88050fa0 bye
 	// <nil> 4000

@@ -204,7 +204,7 @@ func fuzzSocket(t *testing.T, input []byte, compression, events bool) (v verdict
 		}
 		<-s.Done()
 		ends++
-		v.code, reason = s.CloseCode(), s.CloseReason()
+		v.code, reason = closeCode(s), closeReason(s)
 	}
 	h.Close()
 	if ends != 1 || h.Stats().Closed[v.code] != 1 {
@@ -436,7 +436,7 @@ func FuzzDial(f *testing.F) {
 			_, _, err = s.Read(t.Context())
 		}
 		<-s.Done()
-		if code := s.CloseCode(); !code.sendable() && code != CloseNoStatusReceived && code != CloseAbnormalClosure {
+		if code := closeCode(s); !code.sendable() && code != CloseNoStatusReceived && code != CloseAbnormalClosure {
 			t.Fatal(s.Err())
 		}
 	})

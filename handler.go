@@ -504,10 +504,3 @@ func (h *Handler) Stats() Stats {
 	st.Pending = h.pool.len()
 	return st
 }
-
-// LastError returns the most recent error that was passed, or would have been passed, to OnError. A *HandshakeError has
-// no Request here.
-func (h *Handler) LastError() error {
-	h.init()
-	return h.config.last()
-}

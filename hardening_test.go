@@ -99,7 +99,7 @@ func TestEmptyFragmentsHaveAnEnd(t *testing.T) {
 		}
 		conn.Write(append(wstest.Masked(0x01, ""), bytes.Repeat(wstest.Masked(0x00, ""), 1001)...))
 		within(t, 5*time.Second, "the end", s.Done())
-		if s.CloseCode() != ClosePolicyViolation {
+		if closeCode(s) != ClosePolicyViolation {
 			t.Error(s.Err())
 		}
 	}

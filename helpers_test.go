@@ -14,6 +14,7 @@ import (
 	"os"
 	"runtime/pprof"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -234,4 +235,32 @@ func compressing(on bool) CompressionMode {
 		return CompressionContextTakeover
 	}
 	return CompressionDisabled
+}
+
+// closeCode returns the code that a socket ended with; 0 while it lives.
+func closeCode(s *Socket) CloseCode {
+	if end := s.end(); end != nil {
+		return end.Code
+	}
+	return 0
+}
+
+// closeReason returns the reason that came with closeCode.
+func closeReason(s *Socket) string {
+	if end := s.end(); end != nil {
+		return end.Reason
+	}
+	return ""
+}
+
+// A lastError remembers what OnError was called with last.
+type lastError struct{ err atomic.Pointer[error] }
+
+func (l *lastError) set(err error) { l.err.Store(&err) }
+
+func (l *lastError) get() error {
+	if err := l.err.Load(); err != nil {
+		return *err
+	}
+	return nil
 }

@@ -63,7 +63,8 @@ type wrapping struct{ http.ResponseWriter }
 func (w wrapping) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func TestResponseWriters(t *testing.T) {
-	h := closeHandler(t, &Handler{})
+	var last lastError
+	h := closeHandler(t, &Handler{OnError: last.set})
 	wrapped := serveHTTP(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(wrapping{wrapping{w}}, r) }))
 	if resp, _ := ask(t, dialTCP(t, wrapped), handshakeRequest()); resp.StatusCode != 101 {
 		t.Error(resp.Status)
@@ -72,7 +73,7 @@ func TestResponseWriters(t *testing.T) {
 	if resp, _ := ask(t, dialTCP(t, hidden), handshakeRequest()); resp.StatusCode != 500 {
 		t.Error(resp.Status)
 	}
-	if err := h.LastError(); !errors.Is(err, http.ErrNotSupported) || !strings.Contains(err.Error(), "foyer.hiding hides") {
+	if err := last.get(); !errors.Is(err, http.ErrNotSupported) || !strings.Contains(err.Error(), "foyer.hiding hides") {
 		t.Errorf("the error does not name the type: %v", err)
 	}
 }

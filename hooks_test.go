@@ -18,7 +18,8 @@ import (
 
 func TestHandshakeTimeoutBoundsTheHooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := &Handler{Authorize: func(r *http.Request) (http.Header, error) {
+		var last lastError
+		h := &Handler{OnError: last.set, Authorize: func(r *http.Request) (http.Header, error) {
 			<-r.Context().Done()
 			return nil, nil
 		}}
@@ -28,8 +29,8 @@ func TestHandshakeTimeoutBoundsTheHooks(t *testing.T) {
 		r := httptest.NewRequest("GET", "/", nil)
 		r.Header = http.Header{"Connection": {"upgrade"}, "Upgrade": {"WebSocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {testKey}}
 		h.ServeHTTP(w, r)
-		if w.Code != http.StatusRequestTimeout || !errors.Is(h.LastError(), ErrHandshakeTimeout) || time.Since(begin) != 3*time.Second {
-			t.Error(w.Code, h.LastError(), time.Since(begin))
+		if w.Code != http.StatusRequestTimeout || !errors.Is(last.get(), ErrHandshakeTimeout) || time.Since(begin) != 3*time.Second {
+			t.Error(w.Code, last.get(), time.Since(begin))
 		}
 	})
 }
@@ -51,7 +52,8 @@ func TestPanickingOnErrorIsContained(t *testing.T) {
 
 // TestHooksThatEndTheirGoroutine is what t.FailNow does in a hook.
 func TestHooksThatEndTheirGoroutine(t *testing.T) {
-	h := closeHandler(t, &Handler{MaxPending: 1, MaxOpen: 1, Authorize: func(r *http.Request) (http.Header, error) {
+	var last lastError
+	h := closeHandler(t, &Handler{MaxPending: 1, MaxOpen: 1, OnError: last.set, Authorize: func(r *http.Request) (http.Header, error) {
 		if r.URL.Path == "/exit" {
 			runtime.Goexit()
 		}
@@ -61,7 +63,7 @@ func TestHooksThatEndTheirGoroutine(t *testing.T) {
 	addr := serveRaw(t, h)
 	gone := dialTCP(t, addr)
 	io.WriteString(gone, strings.Replace(handshakeRequest(), "/chat", "/exit", 1))
-	eventually(t, "the hook's end to be reported", func() bool { return errors.Is(h.LastError(), errHookGoexit) })
+	eventually(t, "the hook's end to be reported", func() bool { return errors.Is(last.get(), errHookGoexit) })
 	if _, err := gone.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("the connection is open: %v", err)
 	}

@@ -248,7 +248,7 @@ func TestCloseReadAnswersForAProgramThatOnlyWrites(t *testing.T) {
 			}
 			c.WriteControl(8, []byte("\x0f\xa0"), time.Now().Add(time.Second))
 			within(t, 5*time.Second, "the end", s.Done())
-			if s.CloseCode() != 4000 {
+			if closeCode(s) != 4000 {
 				t.Error(s.Err())
 			}
 		})
@@ -364,7 +364,7 @@ func TestSlowReaderGetsEverything(t *testing.T) {
 			go program(s, &n)
 			within(t, 10*time.Second, "the end", s.Done())
 			eventually(t, "the last message", func() bool { return n.Load() == messages })
-			if s.CloseCode() != CloseNormalClosure {
+			if closeCode(s) != CloseNormalClosure {
 				t.Error(s.Err())
 			}
 		})

@@ -219,7 +219,7 @@ func TestClientThatLeavesFreesItsPlace(t *testing.T) {
 			addr := serveRaw(t, h)
 			conn := dialTCP(t, addr)
 			ask(t, conn, handshakeRequest())
-			eventually(t, "the socket to wait", h.HasPending)
+			eventually(t, "the socket to wait", func() bool { return h.Pending() > 0 })
 			leave(conn)
 			eventually(t, "the place to be free", func() bool {
 				resp, _ := ask(t, dialTCP(t, addr), handshakeRequest())
@@ -252,14 +252,14 @@ func TestMessagesOfAClientThatLeftAreNotLost(t *testing.T) {
 	h := closeHandler(t, &Handler{})
 	conn := dialTCP(t, serveRaw(t, h))
 	ask(t, conn, handshakeRequest()+string(wstest.Masked(0x82, "last words")))
-	eventually(t, "the socket to wait", h.HasPending)
+	eventually(t, "the socket to wait", func() bool { return h.Pending() > 0 })
 	conn.CloseWrite()
 	time.Sleep(20 * time.Millisecond)
 	s := accept(t, h)
 	if _, p, err := s.Read(t.Context()); err != nil || string(p) != "last words" {
 		t.Error(string(p), err)
 	}
-	if _, _, err := s.Read(t.Context()); !errors.Is(err, io.ErrUnexpectedEOF) || s.CloseCode() != CloseAbnormalClosure {
+	if _, _, err := s.Read(t.Context()); !errors.Is(err, io.ErrUnexpectedEOF) || closeCode(s) != CloseAbnormalClosure {
 		t.Error(err)
 	}
 }
@@ -307,7 +307,7 @@ func TestEarlyBytesDoNotShieldAClientThatLeft(t *testing.T) {
 	addr := serveRaw(t, h)
 	conn := dialTCP(t, addr)
 	ask(t, conn, handshakeRequest()+"\x81")
-	eventually(t, "the socket to wait", h.HasPending)
+	eventually(t, "the socket to wait", func() bool { return h.Pending() > 0 })
 	conn.SetLinger(0)
 	conn.Close()
 	eventually(t, "the place to be free", func() bool {

@@ -257,7 +257,7 @@ func TestReadThatIsCancelledInAMessageBreaksTheConnection(t *testing.T) {
 			c.NetConn().Write(begun)
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 			defer cancel()
-			if _, _, err := s.Read(ctx); !errors.Is(err, ErrClosed) || !errors.Is(err, context.DeadlineExceeded) || s.CloseCode() != CloseAbnormalClosure {
+			if _, _, err := s.Read(ctx); !errors.Is(err, ErrClosed) || !errors.Is(err, context.DeadlineExceeded) || closeCode(s) != CloseAbnormalClosure {
 				t.Error(err)
 			}
 		})

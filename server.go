@@ -139,7 +139,7 @@ func (s *Server) accept(a netpoll.Acceptor) error {
 			delay = minAcceptDelay
 			continue
 		}
-		if !s.IsListening() {
+		if s.Addr() == nil {
 			return ErrClosed
 		}
 		err = &AcceptError{Err: err}
@@ -215,7 +215,7 @@ func (s *Server) Port() int {
 // localhost. For a Unix socket the scheme is ws+unix or wss+unix and the path is that of the socket.
 func (s *Server) URL() *url.URL {
 	scheme := "ws"
-	if s.Secure() {
+	if s.TLSConfig != nil {
 		scheme = "wss"
 	}
 	switch addr := s.Addr().(type) {
@@ -233,12 +233,6 @@ func (s *Server) URL() *url.URL {
 		return &url.URL{Scheme: scheme, Host: addr.String()}
 	}
 }
-
-// IsListening reports whether the Server has a listener, paused or not.
-func (s *Server) IsListening() bool { return s.Addr() != nil }
-
-// Secure reports whether the Server speaks wss.
-func (s *Server) Secure() bool { return s.TLSConfig != nil }
 
 // File returns a copy of the listening socket's file, for a process that takes over (see ListenFile). The caller closes
 // it. The error is ErrNotListening, or errors.ErrUnsupported for a listener without a file. After a call of File,

@@ -23,7 +23,7 @@ import (
 
 func TestServerAccessors(t *testing.T) {
 	s := &Server{Handler: &Handler{}}
-	if s.IsListening() || s.Addr() != nil || s.Port() != 0 || s.URL() != nil || s.Secure() {
+	if s.Addr() != nil || s.Port() != 0 || s.URL() != nil {
 		t.Error("listens before Listen")
 	}
 	if _, err := s.File(); err != ErrNotListening {
@@ -32,13 +32,13 @@ func TestServerAccessors(t *testing.T) {
 	if err := s.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
-	if !s.IsListening() || s.Port() == 0 || s.URL().String() != "ws://"+s.Addr().String() {
+	if s.Port() == 0 || s.URL().String() != "ws://"+s.Addr().String() {
 		t.Error(s.Addr(), s.Port(), s.URL())
 	}
 	if err := s.Listen("tcp", "127.0.0.1:0"); err != errIsListening {
 		t.Error(err)
 	}
-	if err := s.Close(); err != nil || s.IsListening() {
+	if err := s.Close(); err != nil || s.Addr() != nil {
 		t.Error(err)
 	}
 	if err := s.Close(); !errors.Is(err, ErrNotListening) {
@@ -72,7 +72,7 @@ func TestServerURLOfAllAddresses(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if u := s.URL(); u.Scheme != "wss" || u.Hostname() != "localhost" || !s.Secure() {
+	if u := s.URL(); u.Scheme != "wss" || u.Hostname() != "localhost" {
 		t.Error(u)
 	}
 }
@@ -105,10 +105,11 @@ func TestServeEndsWithClose(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{Handler: &Handler{}}
+	var last lastError
+	s := &Server{Handler: &Handler{OnError: last.set}}
 	served := make(chan error)
 	go func() { served <- s.Serve(l) }()
-	eventually(t, "the server to listen", s.IsListening)
+	eventually(t, "the server to listen", func() bool { return s.Addr() != nil })
 	l2, _ := net.Listen("tcp", "127.0.0.1:0")
 	if err := s.Serve(l2); err != errIsListening {
 		t.Error(err)
@@ -207,14 +208,15 @@ func TestServerClosesWhileItBacksOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	full := &net.OpError{Op: "accept", Err: os.NewSyscallError("accept", syscall.EMFILE)}
-	s := &Server{Handler: &Handler{}}
+	var last lastError
+	s := &Server{Handler: &Handler{OnError: last.set}}
 	served := make(chan error)
 	errs := make([]error, 100)
 	for i := range errs {
 		errs[i] = full
 	}
 	go func() { served <- s.Serve(&faultyListener{Listener: l, errs: errs}) }()
-	eventually(t, "an error", func() bool { return s.Handler.LastError() != nil })
+	eventually(t, "an error", func() bool { return last.get() != nil })
 	s.Close()
 	if err := <-served; err != ErrClosed {
 		t.Error(err)
@@ -231,7 +233,7 @@ func TestLastingAcceptErrorsEndTheServer(t *testing.T) {
 	if err := s.Serve(&faultyListener{Listener: l, errs: []error{io.ErrNoProgress}}); !errors.As(err, &failed) || !errors.Is(err, io.ErrNoProgress) {
 		t.Error(err)
 	}
-	if s.IsListening() {
+	if s.Addr() != nil {
 		t.Error("still listening")
 	}
 }

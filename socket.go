@@ -4,7 +4,6 @@ import (
 	"context"
 	"net"
 	"net/http"
-	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -148,23 +147,6 @@ func (s *Socket) end() *CloseError {
 	return s.fate
 }
 
-// CloseCode returns 0 while the socket is open. After that it returns the code of the peer's close frame; if there was
-// none, the code that foyer sent because the peer violated the protocol; otherwise CloseAbnormalClosure.
-func (s *Socket) CloseCode() CloseCode {
-	if e := s.end(); e != nil {
-		return e.Code
-	}
-	return 0
-}
-
-// CloseReason returns the reason that came with CloseCode. It may come from the peer: do not trust it.
-func (s *Socket) CloseReason() string {
-	if e := s.end(); e != nil {
-		return e.Reason
-	}
-	return ""
-}
-
 // Request returns a new copy of the handshake's request, without its body: method, URL, header, TLS state, remote
 // address, context values, and path values. Its context never ends. Changes that Authorize made to URL and header are
 // kept. chi.URLParam does not work, because chi reuses its parameters; use PathValue.
@@ -177,25 +159,8 @@ func (s *Socket) Request() *http.Request {
 	return r
 }
 
-// RequestURL returns the URL that the client asked for, with the scheme ws or wss and the host of the Host header.
-func (s *Socket) RequestURL() *url.URL {
-	r := s.Request()
-	r.URL.Host = r.Host
-	r.URL.Scheme = "ws"
-	if r.TLS != nil {
-		r.URL.Scheme = "wss"
-	}
-	return r.URL
-}
-
-// Origin returns the Origin header of the handshake.
-func (s *Socket) Origin() string { return s.request.unpack().Header.Get("Origin") }
-
 // Subprotocol returns the negotiated subprotocol, or "".
 func (s *Socket) Subprotocol() string { return s.subprotocol }
-
-// Version returns 13, the version of the WebSocket protocol.
-func (s *Socket) Version() int { return 13 }
 
 // LocalAddr returns the local address of the connection.
 func (s *Socket) LocalAddr() net.Addr { return s.wire.LocalAddr() }

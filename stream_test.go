@@ -121,8 +121,9 @@ func TestNetConnClose(t *testing.T) {
 	if p := <-read; p != "last words" {
 		t.Errorf("%q", p)
 	}
-	if <-read; server.CloseCode() != foyer.CloseNormalClosure {
-		t.Error(server.Err())
+	<-read
+	if end := foyertest.Ended(t, server); end.Code != foyer.CloseNormalClosure {
+		t.Error(end)
 	}
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
 		t.Error(err)

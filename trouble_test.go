@@ -128,7 +128,7 @@ func mistakes() map[string]mistake {
 		}},
 		"nobody accepts the only client": {handler: new(Handler), clients: func(t *testing.T, h *Handler, addr string) {
 			ask(t, dialTCP(t, addr), handshakeRequest())
-			eventually(t, "the socket", h.HasPending)
+			eventually(t, "the socket", func() bool { return h.Pending() > 0 })
 			h.pool.neglected() // five seconds pass
 		}},
 		"an accept loop that waits": {handler: &Handler{MaxPending: 1},

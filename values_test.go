@@ -73,7 +73,7 @@ func TestSocketsAreThoseThatWereTaken(t *testing.T) {
 	dial(t, addr, nil)
 	first := accept(t, h)
 	dial(t, addr, nil)
-	eventually(t, "the second to wait", h.HasPending)
+	eventually(t, "the second to wait", func() bool { return h.Pending() > 0 })
 	list := func() (sockets []*Socket) {
 		for s := range h.Sockets() {
 			sockets = append(sockets, s)

@@ -315,9 +315,8 @@ func TestDrain(t *testing.T) {
 					_, _, err = s.Read(ctx)
 				}
 				if ctx.Err() == nil {
-					<-s.Done()
-					if s.CloseCode() != foyer.CloseServiceRestart {
-						t.Error(s.Err())
+					if end := foyertest.Ended(t, s); end.Code != foyer.CloseServiceRestart {
+						t.Error(end)
 					}
 					restarted.Add(1)
 				}

@@ -184,9 +184,8 @@ func TestQtClient(t *testing.T) {
 				t.Error(err)
 			}
 			qt.say("close 4001 that was all")
-			<-s.Done()
-			if s.CloseCode() != 4001 || s.CloseReason() != "that was all" {
-				t.Error(s.Err())
+			if end := foyertest.Ended(t, s); end.Code != 4001 || end.Reason != "that was all" {
+				t.Error(end)
 			}
 			qt.expect("closed 4001 that was all")
 		})
@@ -233,7 +232,7 @@ func TestQtClient(t *testing.T) {
 		}
 		qt.expect("connected ")
 		qt.say("abort")
-		if _, _, err := s.Read(t.Context()); s.CloseCode() != foyer.CloseAbnormalClosure {
+		if _, _, err := s.Read(t.Context()); foyertest.Ended(t, s).Code != foyer.CloseAbnormalClosure {
 			t.Error(err)
 		}
 	})
@@ -295,7 +294,7 @@ func TestQtServer(t *testing.T) {
 			s = foyertest.Dial(t, url, o)
 			qt.expect("connected .*")
 			qt.say("close 4002 go away")
-			if _, _, err := s.Read(t.Context()); s.CloseCode() != 4002 || s.CloseReason() != "go away" {
+			if _, _, err := s.Read(t.Context()); foyertest.Ended(t, s).Code != 4002 || foyertest.Ended(t, s).Reason != "go away" {
 				t.Error(err)
 			}
 			qt.expect("closed 4002 go away")

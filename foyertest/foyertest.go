@@ -5,6 +5,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -152,6 +153,19 @@ func upgrade(h *foyer.Handler, conn net.Conn) (*foyer.Socket, error) {
 		w.finish()
 	}
 	return s, err
+}
+
+// Ended waits until s has ended, and returns how. After 10 seconds it fails the test.
+func Ended(t testing.TB, s *foyer.Socket) *foyer.CloseError {
+	t.Helper()
+	select {
+	case <-s.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("foyertest: the socket has not ended")
+	}
+	var end *foyer.CloseError
+	errors.As(s.Err(), &end)
+	return end
 }
 
 // A response is an http.ResponseWriter on a connection that can be hijacked.

@@ -107,8 +107,8 @@ func TestPair(t *testing.T) {
 			t.Error(user, server.Subprotocol(), h.Pending())
 		}
 		client.Close(4000, "bye")
-		if <-client.Done(); client.CloseCode() != 4000 {
-			t.Error(client.Err())
+		if end := foyertest.Ended(t, client); end.Code != 4000 {
+			t.Error(end)
 		}
 	}
 }

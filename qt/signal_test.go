@@ -84,6 +84,7 @@ func TestExec(t *testing.T) {
 		Quit(3)
 		Quit(4)
 	})
+	settle()
 	if code := Exec(); code != 3 {
 		t.Error(code)
 	}

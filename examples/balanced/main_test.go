@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/foyerws/foyer"
+	"github.com/foyerws/foyer/foyertest"
 	"github.com/foyerws/foyer/internal/crowd"
 )
 
@@ -80,7 +81,7 @@ func TestReadinessGoesRedFirst(t *testing.T) {
 		}
 	}
 	for _, socket := range []*foyer.Socket{early, late} {
-		if _, _, err := socket.Read(t.Context()); err == nil || socket.CloseCode() != foyer.CloseServiceRestart {
+		if _, _, err := socket.Read(t.Context()); err == nil || foyertest.Ended(t, socket).Code != foyer.CloseServiceRestart {
 			t.Error(err)
 		}
 	}

@@ -130,10 +130,11 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 			<-closed
 			return nil
 		case <-closed:
-			if err := s.Err(); s.CloseCode() != foyer.CloseNormalClosure {
-				return err
+			var end *foyer.CloseError
+			if errors.As(s.Err(), &end) && end.Code == foyer.CloseNormalClosure {
+				return nil
 			}
-			return nil
+			return s.Err()
 		}
 	}
 }

@@ -229,7 +229,10 @@ func (e *echo) read(h *foyer.Handler) {
 			}
 			events.Message(s, t, p)
 		}
-		events.Closed(s, s.CloseCode(), s.CloseReason())
+		var end *foyer.CloseError
+		if errors.As(s.Err(), &end) {
+			events.Closed(s, end.Code, end.Reason)
+		}
 	})
 }
 

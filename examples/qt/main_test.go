@@ -27,9 +27,8 @@ func TestEchoServer(t *testing.T) {
 	go s.Read(t.Context())
 	qt.InvokeMethod(e.DeleteLater)
 	<-closed
-	<-s.Done()
-	if s.CloseCode() != foyer.CloseGoingAway {
-		t.Error(s.Err())
+	if end := foyertest.Ended(t, s); end.Code != foyer.CloseGoingAway {
+		t.Error(end)
 	}
 }
 

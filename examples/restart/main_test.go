@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/foyerws/foyer"
+	"github.com/foyerws/foyer/foyertest"
 )
 
 // A generation is a process and those that take over from it, which write to the same log.
@@ -137,7 +138,8 @@ func (w *swarm) client() {
 		}
 		<-s.Done()
 		w.count(pid, -1)
-		if s.CloseCode() != foyer.CloseServiceRestart {
+		var end *foyer.CloseError
+		if errors.As(s.Err(), &end) && end.Code != foyer.CloseServiceRestart {
 			w.fail(fmt.Errorf("a socket ended with %w", s.Err()))
 		}
 		w.mu.Lock()
@@ -267,8 +269,8 @@ func TestNoSuccessor(t *testing.T) {
 		t.Error(string(p), err)
 	}
 	s.Close(foyer.CloseNormalClosure, "")
-	if <-s.Done(); s.CloseCode() != foyer.CloseNormalClosure {
-		t.Error(s.Err())
+	if end := foyertest.Ended(t, s); end.Code != foyer.CloseNormalClosure {
+		t.Error(end)
 	}
 }
 

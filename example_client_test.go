@@ -40,13 +40,13 @@ func ExampleDial() {
 	defer stop()
 
 	ctx := context.Background()
-	s, _, err := foyer.Dial(ctx, url, &foyer.DialOptions{Origin: "http://example.com"})
+	_, _, err := foyer.Dial(ctx, url, &foyer.DialOptions{Origin: "http://example.com"})
 	var refused *foyer.HandshakeError
 	if errors.As(err, &refused) {
 		fmt.Println("refused with", refused.Status) // the page does not belong to the server
 	}
 
-	s, _, err = foyer.Dial(ctx, url, nil)
+	s, _, err := foyer.Dial(ctx, url, nil)
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -75,7 +75,8 @@ func (s *Socket) take(ctx context.Context, own bool, onFrame func(t MessageType,
 	} else if err != nil {
 		return nil, s.readFailed(ctx)
 	}
-	m, err := s.partial, error(nil)
+	var err error
+	m := s.partial
 	switch {
 	case m != nil:
 		err = s.collect(ctx, m, onFrame)

@@ -28,8 +28,8 @@ type OriginFunc func(r *http.Request) bool
 // OriginAllowed calls f.
 func (f OriginFunc) OriginAllowed(r *http.Request) bool { return f(r) }
 
-// SameOrigin, the default, admits pages whose host and port are those of the Host header. If the request came over TLS,
-// the page's scheme must be https. A request without Origin does not come from a browser, and is admitted. Behind a
+// SameOrigin admits pages whose host and port are those of the Host header. It is the default. If the request came over
+// TLS, the page's scheme must be https. A request without Origin does not come from a browser, and is admitted. Behind a
 // proxy that changes the Host header, use AllowOrigins.
 func SameOrigin() OriginAuthenticator { return sameOrigin{} }
 

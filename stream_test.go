@@ -22,6 +22,9 @@ import (
 
 // TestNetConn is what golang.org/x/net demands of a net.Conn.
 func TestNetConn(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow")
+	}
 	t.Parallel()
 	streams := func(t *testing.T, dial func(h *foyer.Handler, o *foyer.DialOptions) (client, server *foyer.Socket)) {
 		nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {

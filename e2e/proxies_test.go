@@ -78,6 +78,9 @@ func run(t *testing.T, port, config string, command func(file string) *exec.Cmd)
 // sbin returns the path of a program that may be where only root looks.
 func sbin(t *testing.T, name string) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("real programs take their time")
+	}
 	for _, dir := range []string{"/usr/sbin", "/usr/local/sbin"} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
 			return filepath.Join(dir, name)

@@ -29,6 +29,9 @@ var buildGoPeer = sync.OnceValues(func() (string, error) {
 // goPeer starts that program.
 func goPeer(t *testing.T, args ...string) *conversation {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("builds a program")
+	}
 	peer, err := buildGoPeer()
 	if err != nil {
 		t.Fatal(err)

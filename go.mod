@@ -12,4 +12,7 @@ require (
 	golang.org/x/sys v0.45.0
 )
 
-require golang.org/x/text v0.37.0 // indirect
+require (
+	golang.org/x/text v0.37.0 // indirect
+	golang.org/x/time v0.16.0 // indirect
+)

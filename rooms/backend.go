@@ -1,0 +1,76 @@
+package rooms
+
+import (
+	"context"
+	"crypto/rand"
+	"sync"
+)
+
+// A Backend carries the messages of rooms. Hub.Backend is nil for rooms that exist in this process only; package natsrooms
+// has one for rooms on many machines.
+type Backend interface {
+	// Open is called when a room gets its first member here, or something is published in it. From then on the Channel
+	// passes everything that is published in the room to sink, until it is closed.
+	Open(ctx context.Context, room string, sink Sink) (Channel, error)
+}
+
+// A Channel is a room in a Backend.
+type Channel interface {
+	// Publish gives the message a Position and has it delivered, here and everywhere. When it returns nil, the Backend has
+	// the message as safely as it promises, and it was passed to Deliver and Flush here.
+	Publish(ctx context.Context, m *Message) (Position, error)
+
+	// Last returns the position of the message that was published last. An Offset of 0 means that there was none.
+	Last() Position
+
+	// History returns the messages after since that the Backend still has, in order, at most max. complete says that these
+	// are all that were published after since, up to those that were passed to Deliver when History was called.
+	History(ctx context.Context, since Position, max int) (messages []*Message, complete bool, err error)
+
+	// Close ends the delivery. No method is called after it.
+	Close() error
+}
+
+// A Sink takes what a Channel delivers. The calls must be made one after the other.
+type Sink interface {
+	// Deliver takes a message, which has its Position. Offsets must grow, unless the epoch changes.
+	Deliver(m *Message)
+
+	// Flush has members get what was delivered. It may be called once after several messages.
+	Flush()
+}
+
+// memory is the Backend of a single process. Its history is the ring of the room.
+type memory struct{}
+
+func (memory) Open(_ context.Context, _ string, sink Sink) (Channel, error) {
+	return &memoryChannel{sink: sink, last: Position{Epoch: rand.Text()[:8]}}, nil
+}
+
+type memoryChannel struct {
+	sink Sink
+	mu   sync.Mutex // guards:
+	last Position
+}
+
+func (c *memoryChannel) Publish(_ context.Context, m *Message) (Position, error) {
+	c.mu.Lock()
+	c.last.Offset++
+	m.Position = c.last
+	c.sink.Deliver(m)
+	c.mu.Unlock()
+	c.sink.Flush()
+	return m.Position, nil
+}
+
+func (c *memoryChannel) Last() Position {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.last
+}
+
+func (c *memoryChannel) History(context.Context, Position, int) ([]*Message, bool, error) {
+	return nil, false, nil
+}
+
+func (c *memoryChannel) Close() error { return nil }

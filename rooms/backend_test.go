@@ -1,0 +1,194 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/foyerws/foyer"
+	"github.com/foyerws/foyer/foyertest"
+)
+
+// A store is a Backend that keeps more than the rings do, and whose offsets are not contiguous, as those of a stream for
+// many rooms.
+type store struct {
+	mu       sync.Mutex
+	messages map[string][]*Message
+	offset   uint64
+	sinks    map[string]Sink
+	broken   error
+	asked    int
+}
+
+func (s *store) Open(_ context.Context, room string, sink Sink) (Channel, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.broken != nil {
+		return nil, s.broken
+	}
+	if s.sinks == nil {
+		s.sinks, s.messages = make(map[string]Sink), make(map[string][]*Message)
+	}
+	s.sinks[room] = sink
+	return &stored{s, room}, nil
+}
+
+type stored struct {
+	*store
+	room string
+}
+
+func (s *stored) Publish(_ context.Context, m *Message) (Position, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.broken != nil {
+		return Position{}, s.broken
+	}
+	s.offset += 3
+	m.Position = Position{"stream", s.offset}
+	s.messages[s.room] = append(s.messages[s.room], m)
+	s.sinks[s.room].Deliver(m)
+	s.sinks[s.room].Flush()
+	return m.Position, nil
+}
+
+func (s *stored) Last() Position {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if all := s.messages[s.room]; len(all) > 0 {
+		return all[len(all)-1].Position
+	}
+	return Position{Epoch: "stream"}
+}
+
+func (s *stored) History(_ context.Context, since Position, max int) ([]*Message, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked++
+	if s.broken != nil {
+		return nil, false, s.broken
+	}
+	all := s.messages[s.room]
+	if since == (Position{}) {
+		return all[len(all)-min(max, len(all)):], false, nil
+	}
+	i := slices.IndexFunc(all, func(m *Message) bool { return m.Position == since })
+	if i < 0 && since.Offset != 0 || since.Epoch != "stream" {
+		return nil, false, nil
+	}
+	if all = all[i+1:]; len(all) > max {
+		return nil, false, nil
+	}
+	return all, true, nil
+}
+
+func (s *stored) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sinks, s.room)
+	return nil
+}
+
+// TestHistoryOfABackend is what a room has that this process has just opened, or whose ring is too short.
+func TestHistoryOfABackend(t *testing.T) {
+	backend := &store{}
+	earlier := Hub{Backend: backend, Encode: numbered}
+	for i := 1; i <= 20; i++ {
+		if _, err := earlier.Room("x").Publish(t.Context(), foyer.Text, fmt.Append(nil, "m", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	earlier.Shutdown(t.Context())
+	at := func(n int) Position { return Position{"stream", uint64(3 * n)} }
+	texts := func(from, to int) (all []string) {
+		for i := from; i <= to; i++ {
+			all = append(all, fmt.Sprint(at(i), " m", i))
+		}
+		return all
+	}
+	hub := Hub{Backend: backend, Encode: numbered, HistoryMessages: 18}
+	for i, test := range []struct {
+		o         JoinOptions
+		recovered bool
+		want      []string
+	}{
+		{JoinOptions{}, false, nil},
+		{JoinOptions{Since: at(15)}, true, texts(16, 20)},
+		{JoinOptions{Since: at(20)}, true, nil},
+		{JoinOptions{Since: at(1)}, false, nil}, // more than HistoryMessages
+		{JoinOptions{Since: at(1), History: 3}, false, texts(18, 20)},
+		{JoinOptions{History: 4}, false, texts(17, 20)},
+		{JoinOptions{Since: Position{"other", 60}, History: 1}, false, texts(20, 20)},
+		{JoinOptions{Since: at(21)}, false, nil},
+	} {
+		client, server := foyertest.Pair(t, &foyer.Handler{})
+		m, err := hub.Room("x").Join(t.Context(), server, test.o)
+		if err != nil || m.Recovered() != test.recovered {
+			t.Fatalf("%d: %v, %v", i, m.Recovered(), err)
+		}
+		want := append([]string{fmt.Sprint(at(20), " welcome ", test.recovered)}, test.want...)
+		for _, w := range want {
+			if got := hear(t, client); got != w {
+				t.Errorf("%d: %q, want %q", i, got, w)
+			}
+		}
+		m.Leave()
+	}
+}
+
+// TestResync has the Backend fill the gap of a member that is too slow.
+func TestResync(t *testing.T) {
+	hub := Hub{Backend: &store{}, Encode: numbered, HistoryMessages: 1000, HistoryBytes: 500 << 10}
+	client, room := slowMember(t, &hub, Resync)
+	hear(t, client)
+	flood(t, room, 300)
+	for i := 1; i <= 300; i++ {
+		got := hear(t, client)
+		if want := fmt.Sprint(Position{"stream", uint64(3 * i)}); got[:len(want)] != want {
+			t.Fatalf("%.30q instead of %s", got, want)
+		}
+	}
+	if hub.Stats().Slow == 0 {
+		t.Error("never too slow")
+	}
+}
+
+func TestBackendThatFails(t *testing.T) {
+	backend := &store{broken: errors.New("not there")}
+	hub := Hub{Backend: backend}
+	client, server := foyertest.Pair(t, &foyer.Handler{})
+	if _, err := hub.Room("x").Join(t.Context(), server, JoinOptions{}); !errors.Is(err, backend.broken) {
+		t.Error(err)
+	}
+	if _, err := hub.Room("x").Publish(t.Context(), foyer.Text, nil); !errors.Is(err, backend.broken) {
+		t.Error(err)
+	}
+	if st := hub.Stats(); st.Rooms != 0 || st.Members != 0 {
+		t.Errorf("%+v", st)
+	}
+	backend.broken = nil
+	m, err := hub.Room("x").Join(t.Context(), server, JoinOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	backend.mu.Lock()
+	backend.broken = errors.New("gone")
+	backend.mu.Unlock()
+	if _, err := m.Publish(t.Context(), foyer.Text, nil); !errors.Is(err, backend.broken) {
+		t.Error(err)
+	}
+	_, other := foyertest.Pair(t, &foyer.Handler{})
+	if _, err := hub.Room("x").Join(t.Context(), other, JoinOptions{Since: Position{"old", 1}}); !errors.Is(err, backend.broken) {
+		t.Error(err)
+	}
+	backend.mu.Lock()
+	backend.broken = nil
+	backend.mu.Unlock()
+	m.Publish(t.Context(), foyer.Text, []byte("again"))
+	if got := hear(t, client); got != "again" {
+		t.Errorf("%q", got)
+	}
+}

@@ -1,0 +1,582 @@
+package rooms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/foyerws/foyer"
+
+	"golang.org/x/time/rate"
+)
+
+// A SlowPolicy says what happens to a member that has fallen so far behind that the ring has dropped a message it needs.
+type SlowPolicy int
+
+// The policies.
+const (
+	// Close closes the socket with foyer.CloseTryAgainLater. The client may come back, with its position.
+	Close SlowPolicy = iota + 1
+	// Skip goes on with the oldest message that the ring has. The member is sent a Gap before.
+	Skip
+	// Resync gets the missing messages from the Backend, and does as Skip if that does not have them any more.
+	Resync
+	// Conflate sends a Gap, then the last message of each subject (Message.Replaces), and messages without a subject that
+	// the ring still has.
+	Conflate
+)
+
+// JoinOptions are options of [Room.Join]. The zero value works.
+type JoinOptions struct {
+	// Key says who the member is. Members with one key are one user, who is present once. Empty is for those that do not
+	// count. Info is for others to see, such as a name. Each has at most MaxName bytes.
+	Key, Info string
+
+	// Since is the position of the last message that the client has seen. The zero Position is for a client that has seen
+	// none.
+	Since Position
+
+	// History is how many of the messages before a member gets that does not come back, or cannot be given what it has
+	// missed.
+	History int
+
+	// Slow is the member's policy. 0 means Hub.Slow, and Close if that is 0, too.
+	Slow SlowPolicy
+}
+
+// A Member is a socket in a room.
+type Member struct {
+	room      *room
+	socket    *foyer.Socket
+	key, info string
+	slow      SlowPolicy
+	feed      *foyer.Feed
+	limiter   *rate.Limiter
+	recovered bool
+
+	index int // among the members of the room; guarded by room.mu
+
+	mu        sync.Mutex // a leaf but for that of the ring; guards:
+	backlog   []private  // for this member, before what the ring has
+	cursor    uint64     // of the ring: what comes next
+	positions []Position // of what Peek has returned from the ring, for Resync
+	last      Position   // of what was written last, for Resync
+	falling   bool       // fall is at work
+	left      bool
+	deadline  *time.Timer
+	renewed   int         // how often a deadline was set
+	stop      func() bool // ends the watch on the socket
+}
+
+// Join makes a socket a member of the room. It leaves with Leave, or when the socket ends or its client is seen to have
+// left. A socket may be in a room several times; it then gets each message as often.
+func (r *Room) Join(ctx context.Context, s *foyer.Socket, o JoinOptions) (*Member, error) {
+	m, err := r.join(ctx, s, o)
+	if err != nil {
+		return nil, r.hub.refused(err)
+	}
+	return m, nil
+}
+
+func (r *Room) join(ctx context.Context, s *foyer.Socket, o JoinOptions) (*Member, error) {
+	h := r.hub
+	if o.Key != "" && !h.validName(o.Key) || o.Info != "" && !h.validName(o.Info) {
+		return nil, ErrName
+	}
+	room, err := h.open(ctx, r.name)
+	if err != nil {
+		return nil, err
+	}
+	m := &Member{room: room, socket: s, key: o.Key, info: o.Info, slow: o.Slow, limiter: h.limiterOf(s)}
+	if m.slow == 0 {
+		m.slow = orDefault(h.Slow, Close)
+	}
+	if h.OnJoin != nil {
+		if err := h.guard("OnJoin", func() error { return h.OnJoin(ctx, m) }); err != nil {
+			h.release(room)
+			return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+		}
+	}
+	if err := h.attach(m); err != nil {
+		h.release(room)
+		return nil, err
+	}
+	if err := m.enter(ctx, o); err != nil {
+		h.detach(m)
+		h.release(room)
+		return nil, err
+	}
+	h.stats.joins.Add(1)
+	stop := context.AfterFunc(s.Context(), m.Leave)
+	m.mu.Lock()
+	m.stop = stop
+	left := m.left
+	m.mu.Unlock()
+	if left { // by Shutdown, meanwhile
+		stop()
+	}
+	return m, nil
+}
+
+// limiterKey is the key of a socket's value that limits what it publishes in the rooms of a Hub.
+type limiterKey struct{ hub *Hub }
+
+// limiterOf returns what limits a socket. It is the socket's, not the member's: leaving and joining must not help.
+func (h *Hub) limiterOf(s *foyer.Socket) *rate.Limiter {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	key := limiterKey{h}
+	if l, ok := s.Value(key).(*rate.Limiter); ok {
+		return l
+	}
+	l := rate.NewLimiter(h.set.rate, h.set.burst)
+	s.SetValue(key, l)
+	return l
+}
+
+// attach counts a member, unless its socket is in too many rooms.
+func (h *Hub) attach(m *Member) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.sockets[m.socket] >= h.set.each {
+		return fmt.Errorf("%w rooms for one socket", ErrFull)
+	}
+	h.sockets[m.socket]++
+	if m.key != "" {
+		if h.users[m.key] == nil {
+			h.users[m.key] = make(map[*Member]bool)
+		}
+		h.users[m.key][m] = true
+	}
+	return nil
+}
+
+// detach is the reverse of attach.
+func (h *Hub) detach(m *Member) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.sockets[m.socket]--; h.sockets[m.socket] == 0 {
+		delete(h.sockets, m.socket)
+	}
+	if m.key != "" {
+		if delete(h.users[m.key], m); len(h.users[m.key]) == 0 {
+			delete(h.users, m.key)
+		}
+	}
+}
+
+// enter puts the member among those of its room, at the place where it is to go on.
+func (m *Member) enter(ctx context.Context, o JoinOptions) error {
+	r := m.room
+	earlier, complete, err := r.earlier(ctx, o)
+	if err != nil {
+		return err
+	}
+	m.feed = m.socket.NewFeed((*source)(m))
+	r.mu.Lock()
+	if len(r.members) >= r.hub.set.members {
+		r.mu.Unlock()
+		return fmt.Errorf("%w members", ErrFull)
+	}
+	last := r.channel.Last()
+	m.begin(o, earlier, complete, last)
+	m.index = len(r.members)
+	r.members = append(r.members, m)
+	announced := r.arrive(m)
+	r.mu.Unlock()
+	if announced {
+		r.flush()
+	} else {
+		m.pull(r.ring.bounds())
+	}
+	return nil
+}
+
+// earlier gets messages from the Backend, if o asks for some that the ring does not have.
+func (r *room) earlier(ctx context.Context, o JoinOptions) (messages []*Message, complete bool, err error) {
+	wanted := o.History
+	if o.Since != (Position{}) {
+		if _, ok := r.ring.after(o.Since, r.channel.Last()); ok {
+			return nil, false, nil
+		}
+		messages, complete, err = r.channel.History(ctx, o.Since, r.hub.set.messages)
+		if complete || err != nil || wanted == 0 {
+			return messages, complete, err
+		}
+	}
+	if wanted = min(wanted, r.hub.set.messages); wanted > 0 && r.ring.history() < wanted {
+		messages, _, err = r.channel.History(ctx, Position{}, wanted)
+	}
+	return messages, false, err
+}
+
+// begin finds the place where the member goes on. The caller has r.mu, so that nobody has the member pull before.
+func (m *Member) begin(o JoinOptions, earlier []*Message, complete bool, last Position) {
+	r := m.room
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	seq, ok := r.ring.after(o.Since, last)
+	switch known := o.Since != (Position{}); {
+	case known && ok:
+		m.cursor, m.recovered = seq, true
+	case m.follow(earlier, last):
+		m.recovered = known && complete
+	default:
+		m.cursor = r.ring.recent(o.History)
+	}
+	m.last = last
+	welcome := r.prepare(&Message{Kind: Welcome, Room: r.name, Position: last, Key: m.key, Info: m.info, Recovered: m.recovered})
+	if welcome != nil {
+		m.backlog = append([]private{{message: welcome}}, m.backlog...)
+	}
+}
+
+// follow has the member get messages of the Backend, and then what follows them in the ring. It reports false if there are
+// none, or the ring has dropped what follows. The caller has m.mu.
+func (m *Member) follow(messages []*Message, last Position) bool {
+	if len(messages) == 0 {
+		return false
+	}
+	seq, ok := m.room.ring.after(messages[len(messages)-1].Position, last)
+	if !ok {
+		return false
+	}
+	for _, message := range messages {
+		if p := m.room.prepare(message); p != nil {
+			m.backlog = append(m.backlog, private{p, message.Position})
+		}
+	}
+	m.cursor = seq
+	return true
+}
+
+// A private is a message for one member.
+type private struct {
+	message  *foyer.Prepared
+	position Position // zero if it has none
+}
+
+// pull has the socket get what is below upto, of a ring that begins with first. An error means that it has ended, and then the
+// member leaves soon.
+//
+// A socket whose client does not read at all is not asked what it needs next. So it is found out here that it is too slow, if
+// something is to be done about it at once. All others find out when the client reads again.
+func (m *Member) pull(first, upto uint64) {
+	if m.slow == Close && m.isBehind(first) {
+		go m.fall()
+		return
+	}
+	m.feed.Pull(upto)
+}
+
+// isBehind reports once whether the ring, which begins with first, has dropped what the member needs next.
+func (m *Member) isBehind(first uint64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cursor >= first || m.falling || m.left {
+		return false
+	}
+	m.falling = true
+	return true
+}
+
+// A source is a Member as its Feed sees it.
+type source Member
+
+// Peek implements foyer.Source.
+func (s *source) Peek(messages []*foyer.Prepared, upto uint64, max int) []*foyer.Prepared {
+	m := (*Member)(s)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.left || m.falling {
+		return messages
+	}
+	m.positions = m.positions[:0]
+	for _, p := range m.backlog[:min(len(m.backlog), max)] {
+		messages = append(messages, p.message)
+	}
+	if max -= min(len(m.backlog), max); max == 0 {
+		return messages
+	}
+	var positions *[]Position
+	if m.slow == Resync {
+		positions = &m.positions
+	}
+	messages, ok := m.room.ring.read(messages, m.cursor, upto, max, positions)
+	if !ok {
+		m.falling = true
+		go m.fall()
+	}
+	return messages
+}
+
+// Advance implements foyer.Source.
+func (s *source) Advance(n int) {
+	m := (*Member)(s)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k := min(n, len(m.backlog))
+	for _, p := range m.backlog[:k] {
+		if p.position != (Position{}) {
+			m.last = p.position
+		}
+	}
+	if m.backlog = m.backlog[k:]; len(m.backlog) == 0 {
+		m.backlog = nil
+	}
+	n -= k
+	m.cursor += uint64(n)
+	if n > 0 && n <= len(m.positions) {
+		m.last = m.positions[n-1]
+	}
+}
+
+// resyncTimeout is how long a member waits for what it has missed.
+const resyncTimeout = 10 * time.Second
+
+// fall is called when the ring has dropped what the member needs next.
+func (m *Member) fall() {
+	r, h := m.room, m.room.hub
+	h.stats.slow.Add(1)
+	if m.slow == Close {
+		m.socket.Close(foyer.CloseTryAgainLater, "too slow")
+		m.mu.Lock()
+		_, _, missed := r.ring.skip(m.cursor)
+		m.mu.Unlock()
+		m.reportSlow(missed)
+		return // and gets nothing more
+	}
+	var missed uint64
+	if m.slow != Resync || !m.resync() {
+		missed = m.skip()
+	}
+	m.mu.Lock()
+	m.falling = false
+	m.mu.Unlock()
+	m.pull(r.ring.bounds())
+	m.reportSlow(missed)
+}
+
+func (m *Member) reportSlow(missed uint64) {
+	if h := m.room.hub; h.OnSlow != nil {
+		h.guard("OnSlow", func() error { h.OnSlow(m, missed); return nil })
+	}
+}
+
+// resync gets what the member has missed from the Backend.
+func (m *Member) resync() bool {
+	r := m.room
+	ctx, cancel := context.WithTimeout(context.Background(), resyncTimeout)
+	defer cancel()
+	m.mu.Lock()
+	since := m.last
+	m.mu.Unlock()
+	messages, complete, err := r.channel.History(ctx, since, r.hub.set.messages)
+	if err != nil || !complete {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.follow(messages, r.channel.Last())
+}
+
+// skip goes on where the ring begins, and returns how many messages the member has missed.
+func (m *Member) skip() (missed uint64) {
+	r := m.room
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	to, before, missed := r.ring.skip(m.cursor)
+	var latest []*foyer.Prepared
+	if m.slow == Conflate {
+		latest, to = r.ring.latest(m.cursor)
+	}
+	m.cursor = to
+	if gap := r.prepare(&Message{Kind: Gap, Room: r.name, Position: before, Missed: missed}); gap != nil {
+		m.backlog = append(m.backlog, private{message: gap})
+	}
+	for _, p := range latest {
+		m.backlog = append(m.backlog, private{message: p})
+	}
+	return missed
+}
+
+// Room returns the name of the room.
+func (m *Member) Room() string { return m.room.name }
+
+// Socket returns the member's socket.
+func (m *Member) Socket() *foyer.Socket { return m.socket }
+
+// Key returns JoinOptions.Key.
+func (m *Member) Key() string { return m.key }
+
+// Info returns JoinOptions.Info.
+func (m *Member) Info() string { return m.info }
+
+// Recovered reports whether the member gets everything that was published after JoinOptions.Since.
+func (m *Member) Recovered() bool { return m.recovered }
+
+// Publish publishes a message of the member, if PublishRate and Hub.OnMessage let it. The error is ErrTooFast, ErrTooBig,
+// ErrRefused, ErrLeft, or one of the Backend.
+func (m *Member) Publish(ctx context.Context, t foyer.MessageType, p []byte) (Position, error) {
+	h := m.room.hub
+	m.mu.Lock()
+	left := m.left
+	m.mu.Unlock()
+	if left {
+		return Position{}, ErrLeft
+	}
+	if !m.limiter.Allow() {
+		return Position{}, h.refused(ErrTooFast)
+	}
+	message := &Message{Type: t, Data: p, Key: m.key, Info: m.info, Room: m.room.name}
+	if h.OnMessage != nil {
+		if err := h.guard("OnMessage", func() error { return h.OnMessage(ctx, m, message) }); err != nil {
+			return Position{}, h.refused(fmt.Errorf("%w: %w", ErrRefused, err))
+		}
+	}
+	return m.room.publish(ctx, message)
+}
+
+// Leave ends the membership. The socket stays open. Further calls do nothing.
+func (m *Member) Leave() {
+	m.mu.Lock()
+	if m.left {
+		m.mu.Unlock()
+		return
+	}
+	m.left = true
+	m.backlog = nil
+	if m.deadline != nil {
+		m.deadline.Stop()
+	}
+	stop := m.stop
+	m.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
+	r, h := m.room, m.room.hub
+	if r.depart(m) {
+		r.flush()
+	}
+	h.detach(m)
+	h.release(r)
+	if h.OnLeave != nil {
+		h.guard("OnLeave", func() error { h.OnLeave(m); return nil })
+	}
+}
+
+// SetDeadline says until when the member may stay, for example until its token expires. Then OnExpire is called. If the
+// deadline is not set again within ExpiryGrace, the socket is closed with ExpiryCode. The zero time takes the deadline
+// away.
+func (m *Member) SetDeadline(t time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.deadline != nil {
+		m.deadline.Stop()
+		m.deadline = nil
+	}
+	if t.IsZero() || m.left {
+		return
+	}
+	m.renewed++
+	n := m.renewed
+	m.deadline = time.AfterFunc(time.Until(t), func() { m.expire(n) })
+}
+
+// expire is called when a deadline has passed, which is the n-th.
+func (m *Member) expire(n int) {
+	h := m.room.hub
+	m.mu.Lock()
+	if m.renewed != n || m.deadline == nil || m.left {
+		m.mu.Unlock()
+		return
+	}
+	m.deadline = time.AfterFunc(h.set.grace, func() { m.socket.Close(h.set.expired, "expired") })
+	m.mu.Unlock()
+	if h.OnExpire != nil {
+		h.guard("OnExpire", func() error { h.OnExpire(m); return nil })
+	}
+}
+
+// Serve joins the room, publishes what comes from the socket, and leaves when the socket or ctx ends. What the client may do
+// and who it is say the fields of the Hub. It is for the function of foyer.Handler.ForEach.
+//
+// If the client cannot join, its socket is closed with a code that says why: foyer.ClosePolicyViolation for a name that is
+// malformed or refused, foyer.CloseTryAgainLater for a limit. So is that of one that publishes too fast or too much. A
+// message that OnMessage refuses is answered with a Refused. Serve returns the error that ended it; nil when the socket has
+// ended, or been closed by the client.
+func (r *Room) Serve(ctx context.Context, s *foyer.Socket) error {
+	var o JoinOptions
+	if options := r.hub.Options; options != nil {
+		o = options(s)
+	}
+	m, err := r.Join(ctx, s, o)
+	if err != nil {
+		code, reason := closeFor(err)
+		s.Close(code, reason)
+		return err
+	}
+	defer m.Leave()
+	for {
+		t, p, err := s.Read(ctx)
+		if err != nil {
+			if errors.Is(err, foyer.ErrClosed) {
+				return nil
+			}
+			return err
+		}
+		if _, err := m.Publish(ctx, t, p); err != nil && !m.goesOn(err) {
+			code, reason := closeFor(err)
+			s.Close(code, reason)
+			return err
+		}
+	}
+}
+
+// goesOn tells a client that its message was not published, and reports false if its socket is to be closed instead.
+func (m *Member) goesOn(err error) bool {
+	reason := "not published"
+	var refusal *Refusal
+	switch {
+	case errors.Is(err, ErrTooFast), errors.Is(err, ErrTooBig), errors.Is(err, ErrLeft):
+		return false
+	case errors.As(err, &refusal):
+		reason = refusal.Reason
+	case errors.Is(err, ErrRefused):
+		reason = "refused"
+	}
+	if p := m.room.prepare(&Message{Kind: Refused, Room: m.room.name, Reason: reason}); p != nil {
+		m.socket.TryWrite(p.Type(), p.Payload())
+	}
+	return true
+}
+
+// A Refusal is an error whose Reason is told to the client. OnJoin and OnMessage may return one; the text of other errors
+// is not told.
+type Refusal struct{ Reason string }
+
+func (e *Refusal) Error() string { return "rooms: " + e.Reason }
+
+// closeFor returns the close code and reason for an error.
+func closeFor(err error) (foyer.CloseCode, string) {
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &refusal):
+		return foyer.ClosePolicyViolation, refusal.Reason
+	case errors.Is(err, ErrRefused):
+		return foyer.ClosePolicyViolation, "refused"
+	case errors.Is(err, ErrName):
+		return foyer.ClosePolicyViolation, "malformed name"
+	case errors.Is(err, ErrTooFast):
+		return foyer.ClosePolicyViolation, "too many messages"
+	case errors.Is(err, ErrTooBig):
+		return foyer.CloseMessageTooBig, "message too big"
+	case errors.Is(err, ErrFull):
+		return foyer.CloseTryAgainLater, "full"
+	case errors.Is(err, ErrClosed), errors.Is(err, ErrLeft), errors.Is(err, context.Canceled):
+		return foyer.CloseGoingAway, ""
+	}
+	return foyer.CloseInternalServerErr, ""
+}

@@ -1,0 +1,244 @@
+package rooms
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/foyerws/foyer"
+)
+
+// A Room is what the members of a room hear. See [Hub.Room].
+type Room struct {
+	hub  *Hub
+	name string
+}
+
+// Name returns the name of the room.
+func (r *Room) Name() string { return r.name }
+
+// Publish publishes a message of the program. It returns when the Backend has the message: see Backend.Publish. A
+// message that a member may not have is refused with ErrTooBig, if it is larger than HistoryBytes. p is not kept.
+func (r *Room) Publish(ctx context.Context, t foyer.MessageType, p []byte) (Position, error) {
+	return r.PublishMessage(ctx, &Message{Type: t, Data: p})
+}
+
+// PublishMessage is Publish for a message with a Key, Info and Replaces. Its other fields are set by PublishMessage.
+func (r *Room) PublishMessage(ctx context.Context, m *Message) (Position, error) {
+	room, err := r.hub.open(ctx, r.name)
+	if err != nil {
+		return Position{}, r.hub.refused(err)
+	}
+	defer r.hub.release(room)
+	return room.publish(ctx, m)
+}
+
+// A Presence is somebody who is in a room.
+type Presence struct {
+	Key, Info string
+	Sockets   int // with this key
+}
+
+// Members returns who is in the room, by key, in the order of their keys. Members without a key are not among them.
+func (r *Room) Members() []Presence {
+	room := r.hub.existing(r.name)
+	if room == nil {
+		return nil
+	}
+	room.mu.Lock()
+	defer room.mu.Unlock()
+	all := make([]Presence, 0, len(room.present))
+	for _, p := range room.present {
+		all = append(all, *p)
+	}
+	slices.SortFunc(all, func(a, b Presence) int {
+		switch {
+		case a.Key < b.Key:
+			return -1
+		case a.Key > b.Key:
+			return 1
+		}
+		return 0
+	})
+	return all
+}
+
+// Count returns how many members the room has, and how many keys they have.
+func (r *Room) Count() (members, keys int) {
+	room := r.hub.existing(r.name)
+	if room == nil {
+		return 0, 0
+	}
+	room.mu.Lock()
+	defer room.mu.Unlock()
+	return len(room.members), len(room.present)
+}
+
+// existing returns the room with a name, or nil.
+func (h *Hub) existing(name string) *room {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.rooms[name]
+}
+
+// A room is a Room that exists.
+type room struct {
+	hub   *Hub
+	name  string
+	users int // members, and calls that use it; guarded by hub.mu
+
+	opening sync.Mutex
+	channel Channel // nil until it is open; guarded by opening
+
+	ring ring
+
+	mu      sync.Mutex // guards:
+	members []*Member
+	present map[string]*Presence
+}
+
+// open opens the room if it is not open.
+func (r *room) open(ctx context.Context) error {
+	r.opening.Lock()
+	defer r.opening.Unlock()
+	if r.channel != nil {
+		return nil
+	}
+	channel, err := r.hub.backend.Open(ctx, r.name, (*sink)(r))
+	if err != nil {
+		return err
+	}
+	r.ring.begin(channel.Last())
+	r.hub.mu.Lock() // for release
+	defer r.hub.mu.Unlock()
+	r.channel = channel
+	return nil
+}
+
+// publish checks a message and gives it to the Backend.
+func (r *room) publish(ctx context.Context, m *Message) (Position, error) {
+	h := r.hub
+	switch {
+	case m.Type != foyer.Text && m.Type != foyer.Binary:
+		return Position{}, fmt.Errorf("rooms: a message is Text or Binary")
+	case len(m.Data) > h.set.bytes-entryOverhead:
+		return Position{}, h.refused(ErrTooBig)
+	case m.Key != "" && !h.validName(m.Key) || m.Replaces != "" && !h.validName(m.Replaces):
+		return Position{}, h.refused(ErrName)
+	}
+	sent := *m
+	sent.Kind, sent.Room, sent.Time = Published, r.name, time.Now()
+	sent.Data = slices.Clone(m.Data)
+	position, err := r.channel.Publish(ctx, &sent)
+	if err != nil {
+		return Position{}, err
+	}
+	h.stats.published.Add(1)
+	return position, nil
+}
+
+// prepare encodes a message, and returns nil if it is not to be sent.
+func (r *room) prepare(m *Message) (prepared *foyer.Prepared) {
+	r.hub.guard("Encode", func() error {
+		if t, p := r.hub.set.encode(m); p != nil {
+			prepared = foyer.Prepare(t, p)
+		}
+		return nil
+	})
+	return prepared
+}
+
+// add adds a message to the ring.
+func (r *room) add(m *Message, position Position) {
+	prepared := r.prepare(m)
+	if prepared == nil {
+		return
+	}
+	h := r.hub
+	e := entry{message: prepared, position: position, history: m.Kind == Published, replaces: m.Replaces, time: m.Time}
+	total := h.bytes.Add(int64(r.ring.append(e, h.set.messages, h.set.bytes)))
+	for total > h.set.memory {
+		shrunk := r.ring.dropSome()
+		if shrunk == 0 {
+			return
+		}
+		total = h.bytes.Add(int64(-shrunk))
+	}
+}
+
+// A sink is a room as its Channel sees it.
+type sink room
+
+// Deliver implements Sink.
+func (s *sink) Deliver(m *Message) { (*room)(s).add(m, m.Position) }
+
+// Flush implements Sink.
+func (s *sink) Flush() { (*room)(s).flush() }
+
+var snapshots = sync.Pool{New: func() any { return new([]*Member) }}
+
+// flush has all members pull what the ring has.
+func (r *room) flush() {
+	members := snapshots.Get().(*[]*Member)
+	*members = r.snapshot((*members)[:0])
+	first, upto := r.ring.bounds()
+	for _, m := range *members {
+		m.pull(first, upto)
+	}
+	clear(*members)
+	snapshots.Put(members)
+}
+
+// snapshot appends the members.
+func (r *room) snapshot(members []*Member) []*Member {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append(members, r.members...)
+}
+
+// announce tells the members that a user has come or gone. The caller has r.mu, so that the order is that of the comings
+// and goings, and flushes after that.
+func (r *room) announce(kind Kind, key, info string) {
+	r.add(&Message{Kind: kind, Room: r.name, Key: key, Info: info, Time: time.Now()}, r.channel.Last())
+}
+
+// arrive counts a member, and announces its user if that was not there before. The caller has r.mu, and flushes if it
+// returns true.
+func (r *room) arrive(m *Member) bool {
+	if m.key == "" {
+		return false
+	}
+	if p := r.present[m.key]; p != nil {
+		p.Sockets++
+		return false
+	}
+	if r.present == nil {
+		r.present = make(map[string]*Presence)
+	}
+	r.present[m.key] = &Presence{m.key, m.info, 1}
+	r.announce(Joined, m.key, m.info)
+	return true
+}
+
+// depart removes a member, and announces its user if that is not there any more. The caller flushes if it returns true.
+func (r *room) depart(m *Member) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	end := len(r.members) - 1
+	r.members[m.index] = r.members[end]
+	r.members[m.index].index = m.index
+	r.members[end] = nil
+	r.members = r.members[:end]
+	p := r.present[m.key]
+	if p == nil {
+		return false
+	}
+	if p.Sockets--; p.Sockets > 0 {
+		return false
+	}
+	delete(r.present, m.key)
+	r.announce(Left, m.key, p.Info)
+	return true
+}

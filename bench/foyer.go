@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/foyerws/foyer"
+	"github.com/foyerws/foyer/rooms"
 )
 
 // newFoyer has the limits that a program gets which sets none.
@@ -137,4 +138,23 @@ func (r *foyerRoom) send(t foyer.MessageType, p []byte) {
 			}
 		}
 	}, t, p)
+}
+
+// serveFoyerRooms has the sockets in a room.
+func serveFoyerRooms(o options) error {
+	h := newFoyer(o)
+	hub := &rooms.Hub{PublishRate: -1} // one client publishes for all
+	go func() {
+		for s := range h.Incoming(context.Background()) {
+			m, err := hub.Room("all").Join(context.Background(), s, rooms.JoinOptions{})
+			if err != nil {
+				s.Close(foyer.CloseInternalServerErr, "")
+				continue
+			}
+			s.Handle(foyer.Events{Message: func(_ *foyer.Socket, t foyer.MessageType, p []byte) {
+				m.Publish(context.Background(), t, p)
+			}})
+		}
+	}()
+	return listenAndServe(h, o)
 }

@@ -24,4 +24,5 @@ require (
 	github.com/lesismal/llib v1.2.2 // indirect
 	golang.org/x/crypto v0.51.0 // indirect
 	golang.org/x/text v0.37.0 // indirect
+	golang.org/x/time v0.16.0 // indirect
 )

@@ -60,6 +60,8 @@ var servers = []server{
 		lacks: []string{"handshake", "pingpong", "pipelined", "large", "long", "fragmented", "crowd", "idle", "broadcast", "tls", "compressed"}},
 	{name: "foyer-http2", about: "net/http, Events, HTTP/2", serve: serveFoyerHTTP,
 		lacks: []string{"handshake", "pingpong", "pipelined", "large", "long", "fragmented", "crowd", "idle", "broadcast", "compressed"}},
+	{name: "foyer-rooms", about: "Server, Events, a rooms.Hub", serve: serveFoyerRooms,
+		lacks: []string{"handshake", "storm", "pingpong", "pipelined", "large", "long", "fragmented", "crowd", "idle", "tls", "compressed"}},
 	{name: "gorilla", about: "gorilla/websocket 1.5.3", serve: serveGorilla},
 	{name: "gorilla-tuned", about: "the same with WriteBufferPool and small buffers", serve: serveGorillaTuned},
 	{name: "coder", about: "coder/websocket 1.8.15", serve: serveCoder},

@@ -20,7 +20,10 @@ type connection struct {
 	socket   *foyer.Socket      // nil until the handshake has succeeded
 	overflow atomic.Bool        // the peer reads too slowly
 	began    sync.Once
-	closed   bool // the program has closed it; guarded by w.mu
+	closed   bool          // the program has closed it; guarded by w.mu, as the following
+	over     bool          // it has ended, and that was reported
+	paused   chan struct{} // closed by Resume; nil while nothing is paused
+	held     chan struct{} // closed by ContinueInterruptedHandshake; the same
 
 	mu      sync.Mutex // guards:
 	waiting int        // bytes that wait for slots
@@ -43,10 +46,19 @@ func (c *connection) emit(f func()) {
 		defer func() {
 			if v := recover(); v != nil {
 				logPanic(v)
-				c.w.Close(CloseCodeBadOperation, "")
+				c.close(CloseCodeBadOperation, "")
 			}
 		}()
 		f()
+	})
+}
+
+// deliverOpen is deliver for what the program does not want any more once it has closed the socket.
+func (c *connection) deliverOpen(n int, f func()) {
+	c.deliver(n, func() {
+		if c.w.State() == ConnectedState {
+			f()
+		}
 	})
 }
 
@@ -106,11 +118,11 @@ func (c *connection) message(_ *foyer.Socket, t foyer.MessageType, p []byte) {
 	w := c.w
 	if t == foyer.Text {
 		m := string(p)
-		c.deliver(len(p), func() { w.TextMessageReceived.emit(func(slot func(string)) { slot(m) }) })
+		c.deliverOpen(len(p), func() { w.TextMessageReceived.emit(func(slot func(string)) { slot(m) }) })
 		return
 	}
 	m := append([]byte{}, p...)
-	c.deliver(len(p), func() { w.BinaryMessageReceived.emit(func(slot func([]byte)) { slot(m) }) })
+	c.deliverOpen(len(p), func() { w.BinaryMessageReceived.emit(func(slot func([]byte)) { slot(m) }) })
 }
 
 func (c *connection) frame(_ *foyer.Socket, t foyer.MessageType, p []byte, last bool) {
@@ -118,11 +130,12 @@ func (c *connection) frame(_ *foyer.Socket, t foyer.MessageType, p []byte, last 
 	if t == foyer.Binary {
 		if w.BinaryFrameReceived.isConnected() {
 			f := append([]byte{}, p...)
-			c.deliver(len(p), func() { w.BinaryFrameReceived.emit(func(slot func([]byte, bool)) { slot(f, last) }) })
+			c.deliverOpen(len(p), func() { w.BinaryFrameReceived.emit(func(slot func([]byte, bool)) { slot(f, last) }) })
 		}
 		return
 	}
 	if !w.TextFrameReceived.isConnected() {
+		c.character = nil
 		return
 	}
 	text := append(c.character, p...)
@@ -132,7 +145,7 @@ func (c *connection) frame(_ *foyer.Socket, t foyer.MessageType, p []byte, last 
 	}
 	c.character = append([]byte{}, text[whole:]...)
 	f := string(text[:whole])
-	c.deliver(len(f), func() { w.TextFrameReceived.emit(func(slot func(string, bool)) { slot(f, last) }) })
+	c.deliverOpen(len(f), func() { w.TextFrameReceived.emit(func(slot func(string, bool)) { slot(f, last) }) })
 }
 
 // unfinished returns how many bytes at the end of text are the beginning of a character.
@@ -152,7 +165,7 @@ func (c *connection) pong(_ *foyer.Socket, _ time.Duration, payload []byte) {
 	w := c.w
 	elapsed := uint64(time.Since(field(w, &w.pinged)).Milliseconds())
 	p := append([]byte{}, payload...)
-	c.deliver(len(p), func() { w.Pong.emit(func(slot func(uint64, []byte)) { slot(elapsed, p) }) })
+	c.deliverOpen(len(p), func() { w.Pong.emit(func(slot func(uint64, []byte)) { slot(elapsed, p) }) })
 }
 
 func (c *connection) written(_ *foyer.Socket, n int) {
@@ -188,9 +201,18 @@ func (c *connection) changeState(state SocketState) {
 
 // ended is called on the event loop when the connection has ended.
 func (c *connection) ended(code foyer.CloseCode, reason string, err error) {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	c.end(code, reason, err)
+}
+
+// end is the end of a connection, however it comes. The caller has w.mu.
+func (c *connection) end(code foyer.CloseCode, reason string, err error) {
 	w := c.w
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	if c.over {
+		return
+	}
+	c.over = true
 	c.closing()
 	if !c.closed {
 		w.closeCode, w.closeReason = code, reason
@@ -207,6 +229,25 @@ func (c *connection) ended(code foyer.CloseCode, reason string, err error) {
 	}
 	c.changeState(UnconnectedState)
 	c.emit(func() { w.Disconnected.emit(func(slot func()) { slot() }) })
+}
+
+// close is WebSocket.Close for a connection that may have been replaced.
+func (c *connection) close(code CloseCode, reason string) {
+	w := c.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.connection != c:
+	case c.socket == nil:
+		w.lose(c)
+	case w.state == ConnectedState && c.socket.State() == foyer.StateOpen: // or else the peer was first, which will be reported
+		c.closed = true
+		w.closeCode, w.closeReason = code, cut(reason)
+		c.closing()
+		if c.socket.Close(code, w.closeReason) != nil {
+			w.closeCode = CloseCodeBadOperation
+		}
+	}
 }
 
 // lossOf returns Qt's error and description for the error that broke a connection.
@@ -229,6 +270,7 @@ func (w *WebSocket) lose(c *connection) {
 	if c.cancel != nil {
 		c.cancel()
 	}
+	c.over = true
 	if c.socket != nil {
 		c.closing()
 		c.socket.Close(CloseCodeGoingAway, "Connection closed")

@@ -24,7 +24,7 @@
 // in one InvokeMethod together with NextPendingConnection or Open; otherwise its first signals can be missed.
 //
 // If a slot panics, the panic is logged with its stack, and the socket whose signal it was is closed with
-// CloseCodeBadOperation. A client whose OriginAuthenticationRequired panics is refused.
+// CloseCodeBadOperation. If a handshake waits for the slot, the handshake fails.
 //
 // # Limits
 //

@@ -212,7 +212,12 @@ func (p NetworkProxy) find(r *http.Request) (*url.URL, error) {
 	through := &url.URL{Host: net.JoinHostPort(p.hostName, strconv.Itoa(int(p.port)))}
 	switch p.proxyType {
 	case DefaultProxy:
-		return http.ProxyFromEnvironment(r)
+		found, err := http.ProxyFromEnvironment(r)
+		if found == nil || p.user == "" {
+			return found, err
+		}
+		through = new(url.URL)
+		*through = *found
 	case NoProxy:
 		return nil, nil
 	case Socks5Proxy:

@@ -23,7 +23,7 @@ import (
 const openTimeout = 30 * time.Second
 
 // Open connects to a URL with the scheme ws or wss, and returns at once. Connected is emitted when that has succeeded;
-// otherwise ErrorOccurred and Disconnected are. It may take 30 seconds. If the socket is connected already, that
+// otherwise ErrorOccurred and Disconnected are, or ErrorOccurred alone if the URL is malformed. It may take 30 seconds. If the socket is connected already, that
 // connection is closed first, with CloseCodeGoingAway.
 //
 // Only the first of options counts; leave it out for none.
@@ -85,8 +85,8 @@ func (w *WebSocket) OpenRequest(request *http.Request, options ...WebSocketHands
 		HandshakeTimeout: openTimeout,
 		MaxWriteBuffer:   maxWriteBuffer,
 	}}
-	d.options.TLSConfig = c.tlsConfig(ctx, w.ssl, u.Hostname())
-	go d.run(ctx)
+	ssl := w.ssl
+	go d.run(ctx, ssl)
 }
 
 // refuse is the end of an Open that has not even begun.
@@ -131,35 +131,54 @@ type dialling struct {
 }
 
 // run makes the handshake, with a user name and password if it takes that.
-func (d *dialling) run(ctx context.Context) {
-	s, resp, err := d.dial(ctx)
+func (d *dialling) run(ctx context.Context, ssl SslConfiguration) {
+	s, resp, err := d.dial(ctx, ssl)
 	for asked := 0; asked < 2 && d.authenticate(ctx, resp, err); asked++ {
-		s, resp, err = d.dial(ctx)
+		s, resp, err = d.dial(ctx, ssl)
 	}
 	application.post(func() { d.opened(s, err) })
 }
 
-func (d *dialling) dial(ctx context.Context) (*foyer.Socket, *http.Response, error) {
+func (d *dialling) dial(ctx context.Context, ssl SslConfiguration) (*foyer.Socket, *http.Response, error) {
 	u := d.url
 	o := d.options
-	o.Proxy = d.proxy.find
+	var names []string // of those that show a certificate, in their order
+	o.Proxy = func(r *http.Request) (*url.URL, error) {
+		through, err := d.proxy.find(r)
+		if through != nil && through.Scheme == "https" {
+			names = append([]string{through.Hostname()}, names...)
+		}
+		return through, err
+	}
+	if u.Scheme == "wss" {
+		names = append(names, u.Hostname())
+	}
+	o.TLSConfig = d.tlsConfig(ctx, ssl, func() (name string) {
+		name, names = names[0], names[1:]
+		return name
+	})
 	if b := activeBackend(); b != nil && u.Scheme == "wss" && d.w.PreSharedKeyAuthenticationRequired.isConnected() {
 		u.Scheme = "ws" // for foyer
 		if u.Port() == "" {
 			u.Host = net.JoinHostPort(u.Hostname(), "443")
 		}
 		o.Proxy = NetworkProxy{proxyType: NoProxy}.find
+		var secured net.Conn
 		o.NetDial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 			conn, err := new(net.Dialer).DialContext(ctx, network, addr)
 			if err != nil {
 				return nil, err
 			}
-			return b.Client(conn, o.TLSConfig, func(a *SslPreSharedKeyAuthenticator) {
-				wait(ctx, func() {
-					d.w.PreSharedKeyAuthenticationRequired.emit(func(slot func(*SslPreSharedKeyAuthenticator)) { slot(a) })
-				})
-			}), nil
+			secured = b.Client(conn, ssl, func(a *SslPreSharedKeyAuthenticator) {
+				askForKey(ctx, &d.w.PreSharedKeyAuthenticationRequired, a)
+			})
+			return secured, nil
 		}
+		s, resp, err := foyer.Dial(ctx, u.String(), &o)
+		if err != nil && secured != nil {
+			err = failureOf(secured, err)
+		}
+		return s, resp, err
 	}
 	return foyer.Dial(ctx, u.String(), &o)
 }
@@ -174,7 +193,7 @@ func (d *dialling) authenticate(ctx context.Context, resp *http.Response, err er
 	w := d.w
 	switch refusal.Status {
 	case http.StatusProxyAuthRequired:
-		a := &Authenticator{user: d.proxy.user, realm: realmOf(resp.Header.Get("Proxy-Authenticate"))}
+		a := &Authenticator{user: d.proxy.user, realm: realmOf(resp.Header.Get("Proxy-Authenticate"))} // not read unless wait returns true
 		if !wait(ctx, func() {
 			w.ProxyAuthenticationRequired.emit(func(slot func(NetworkProxy, *Authenticator)) { slot(d.proxy, a) })
 		}) || a.password == "" && a.user == d.proxy.user {
@@ -229,23 +248,39 @@ func (c *connection) opened(s *foyer.Socket, err error) {
 	}
 }
 
-// tlsConfig returns config with a verification that asks the slots about errors. host is that of the URL.
-func (c *connection) tlsConfig(ctx context.Context, config SslConfiguration, host string) *tls.Config {
+// tlsConfig returns config with a verification that asks the slots about errors. next returns the name of the server whose
+// certificate is next to be verified.
+func (c *connection) tlsConfig(ctx context.Context, config SslConfiguration, next func() string) *tls.Config {
 	if config.InsecureSkipVerify {
 		return config
 	}
 	asking := config.Clone()
 	asking.InsecureSkipVerify = true // because VerifyConnection verifies
-	asking.VerifyConnection = func(state tls.ConnectionState) error {
-		name := config.ServerName
-		if name == "" {
-			name = state.ServerName
+	asking.VerifyPeerCertificate = nil
+	asking.VerifyConnection = func(state tls.ConnectionState) (err error) {
+		defer func() {
+			if v := recover(); v != nil { // in a function of the program
+				logPanic(v)
+				err = errors.New("a function of the SslConfiguration panicked")
+			}
+		}()
+		name := next()
+		if config.ServerName != "" {
+			name = config.ServerName
 		}
-		if name == "" { // an address
-			name = host
-		}
-		if found := verify(state, config, name); len(found) > 0 && !c.ignores(ctx, found) {
+		found, chains := verify(state, config, name)
+		if len(found) > 0 && !c.ignores(ctx, found) {
 			return errors.New(found[0].text)
+		}
+		state.VerifiedChains = chains
+		if config.VerifyPeerCertificate != nil && !state.DidResume {
+			raw := make([][]byte, len(state.PeerCertificates))
+			for i, c := range state.PeerCertificates {
+				raw[i] = c.Raw
+			}
+			if err := config.VerifyPeerCertificate(raw, chains); err != nil {
+				return err
+			}
 		}
 		if config.VerifyConnection != nil {
 			return config.VerifyConnection(state)
@@ -259,7 +294,7 @@ func (c *connection) tlsConfig(ctx context.Context, config SslConfiguration, hos
 func (c *connection) ignores(ctx context.Context, found []SslError) bool {
 	w := c.w
 	for _, e := range found {
-		if w.HandshakeInterruptedOnError.isConnected() && !c.pause(ctx, &w.continued, func() {
+		if w.HandshakeInterruptedOnError.isConnected() && !c.pause(ctx, &c.held, func() {
 			w.HandshakeInterruptedOnError.emit(func(slot func(SslError)) { slot(e) })
 		}) {
 			return false
@@ -270,7 +305,7 @@ func (c *connection) ignores(ctx context.Context, found []SslError) bool {
 	}
 	report := func() { w.SslErrors.emit(func(slot func([]SslError)) { slot(found) }) }
 	if w.PauseMode() == PauseOnSslErrors {
-		if !c.pause(ctx, &w.resumed, report) {
+		if !c.pause(ctx, &c.paused, report) {
 			return false
 		}
 	} else if !wait(ctx, report) {
@@ -282,7 +317,7 @@ func (c *connection) ignores(ctx context.Context, found []SslError) bool {
 }
 
 // pause calls f on the event loop, and then waits until what is stored in waits is closed. It reports false when ctx has
-// ended before.
+// ended before, or f has panicked.
 func (c *connection) pause(ctx context.Context, waits *chan struct{}, f func()) bool {
 	paused := make(chan struct{})
 	set(c.w, waits, paused)

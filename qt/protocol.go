@@ -75,7 +75,8 @@ func (a *WebSocketCorsAuthenticator) Swap(other *WebSocketCorsAuthenticator) { *
 // A MaskGenerator is QMaskGenerator: it makes the masks of the frames that a client sends (RFC 6455 section 5.3). If an
 // attacker can predict them, they can choose the bytes on the wire, which old proxies may take for an HTTP request.
 type MaskGenerator interface {
-	// NextMask returns the mask of the next frame. It may be called by any goroutine, one at a time for each socket.
+	// NextMask returns the mask of the next frame. It may be called by any goroutine, one at a time for each socket. It
+	// must not call the socket.
 	NextMask() uint32
 	// Seed is called once, by SetMaskGenerator. If it returns false, the generator is not used.
 	Seed() bool

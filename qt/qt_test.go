@@ -195,6 +195,12 @@ func take(t *testing.T, server *WebSocketServer, f func(*WebSocket)) *WebSocket 
 // certificate returns a self-signed certificate for localhost that is valid for d from now on, or was until then.
 func certificate(t *testing.T, d time.Duration, name string) tls.Certificate {
 	t.Helper()
+	return issued(t, tls.Certificate{}, d, name)
+}
+
+// issued returns a certificate that another one has signed, or its own key.
+func issued(t *testing.T, issuer tls.Certificate, d time.Duration, name string) tls.Certificate {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -205,7 +211,11 @@ func certificate(t *testing.T, d time.Duration, name string) tls.Certificate {
 		NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(d),
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	parent, signer := template, any(key)
+	if issuer.Leaf != nil {
+		parent, signer = issuer.Leaf, issuer.PrivateKey
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
 	if err != nil {
 		t.Fatal(err)
 	}

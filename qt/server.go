@@ -10,9 +10,12 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/foyerws/foyer"
@@ -69,7 +72,9 @@ type WebSocketServer struct {
 	handler      *foyer.Handler // with these settings; nil until a connection needs it
 	listener     net.Listener
 	paused       bool
-	resumed      sync.Cond // paused or listener has changed
+	resumed      sync.Cond   // paused or listener has changed
+	closings     int         // how often the server was closed
+	secured      *tls.Config // ssl with what is missing in it; nil until needed
 	pending      []*WebSocket
 	err          CloseCode
 	errString    string
@@ -77,6 +82,8 @@ type WebSocketServer struct {
 	// Touched only on the event loop.
 	reserved int          // handshakes that were let in and whose sockets are not pending yet
 	waiting  []*admission // handshakes that wait for what becomes of those
+
+	reports atomic.Int32 // failed handshakes that wait to be reported
 }
 
 // NewWebSocketServer returns a server that does not listen yet. serverName is the Server header of its answers; an empty
@@ -129,6 +136,9 @@ func (s *WebSocketServer) fail(text string) bool {
 // is for listeners that Listen cannot make: on a Unix socket, behind a proxy, or in a test. It returns false, and closes
 // l, if the server listens already.
 func (s *WebSocketServer) SetListener(l net.Listener) bool {
+	if l == nil {
+		return false
+	}
 	s.mu.Lock()
 	if s.listener != nil {
 		s.mu.Unlock()
@@ -144,8 +154,8 @@ func (s *WebSocketServer) SetListener(l net.Listener) bool {
 	return true
 }
 
-// Close stops listening. Pending sockets are closed with CloseCodeGoingAway; those that the program has taken stay open.
-// Then Closed is emitted. Listen may be called again.
+// Close stops listening. Pending sockets are closed with CloseCodeGoingAway, and handshakes that have begun are refused;
+// sockets that the program has taken stay open. Then Closed is emitted. Listen may be called again.
 func (s *WebSocketServer) Close() {
 	s.mu.Lock()
 	if s.listener != nil {
@@ -153,13 +163,14 @@ func (s *WebSocketServer) Close() {
 		s.listener = nil
 	}
 	pending := s.pending
-	s.pending = nil
+	s.pending, s.handler = nil, nil
+	s.closings++
 	s.resumed.Broadcast()
 	s.mu.Unlock()
 	for _, w := range pending {
-		w.begin()
-		w.Close(CloseCodeGoingAway, "Server closed.")
+		w.dismiss()
 	}
+	InvokeMethod(s.admitWaiting) // which are refused now
 	s.Closed.Emit(func(slot func()) { slot() })
 }
 
@@ -195,7 +206,7 @@ func (s *WebSocketServer) accept(l net.Listener) {
 			} else {
 				conn.Close()
 			}
-		case s.isPaused() || !s.listensOn(l):
+		case errors.Is(err, os.ErrDeadlineExceeded) || !s.listensOn(l): // paused, perhaps only for a moment
 		default:
 			kind, _ := errorOf(err)
 			s.AcceptError.Emit(func(slot func(SocketError)) { slot(kind) })
@@ -223,12 +234,6 @@ func (s *WebSocketServer) listensOn(l net.Listener) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.listener == l
-}
-
-func (s *WebSocketServer) isPaused() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.paused
 }
 
 func (s *WebSocketServer) stopListening(l net.Listener) {
@@ -260,65 +265,94 @@ func (s *WebSocketServer) pause(paused bool, deadline time.Time) {
 // HandleConnection performs the handshake on a connection that was accepted elsewhere, and owns it from then on. It
 // returns at once. On a server with SecureMode the handshake begins with that of TLS.
 func (s *WebSocketServer) HandleConnection(conn net.Conn) {
+	if conn == nil {
+		return
+	}
 	h := s.currentHandler()
 	if s.mode == SecureMode {
 		conn = s.secure(conn)
 	}
 	go func() {
 		if err := h.HandleConnection(conn); err != nil {
-			InvokeMethod(func() { s.refused(err) })
+			s.refused(failureOf(conn, err))
 		}
 	}()
 }
 
 // secure returns conn with TLS.
 func (s *WebSocketServer) secure(conn net.Conn) net.Conn {
-	config := s.SslConfiguration()
 	if b := activeBackend(); b != nil && s.PreSharedKeyAuthenticationRequired.isConnected() {
-		ctx, cancel := context.WithCancel(context.Background())
-		if timeout := s.HandshakeTimeout(); timeout >= 0 {
-			ctx, cancel = context.WithTimeout(ctx, timeout)
-		}
-		return b.Server(conn, config, func(a *SslPreSharedKeyAuthenticator) {
+		timeout := s.HandshakeTimeout()
+		end := time.Now().Add(timeout)
+		return b.Server(conn, s.SslConfiguration(), func(a *SslPreSharedKeyAuthenticator) {
+			ctx, cancel := context.WithCancel(context.Background())
+			if timeout >= 0 {
+				ctx, cancel = context.WithDeadline(ctx, end)
+			}
 			defer cancel()
-			wait(ctx, func() {
-				s.PreSharedKeyAuthenticationRequired.emit(func(slot func(*SslPreSharedKeyAuthenticator)) { slot(a) })
-			})
+			askForKey(ctx, &s.PreSharedKeyAuthenticationRequired, a)
 		})
 	}
-	if len(config.NextProtos) == 0 {
-		config = config.Clone()
-		config.NextProtos = []string{"http/1.1"}
-	}
-	return tls.Server(conn, config)
+	return tls.Server(conn, s.configuration())
 }
 
-// wait calls f on the event loop and waits for its end. It reports false when ctx ended before.
+// configuration returns the configuration for all connections. It is one, so that clients can resume their sessions.
+func (s *WebSocketServer) configuration() *tls.Config {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.secured == nil {
+		s.secured = s.ssl
+		if len(s.ssl.NextProtos) == 0 {
+			s.secured = s.ssl.Clone()
+			s.secured.NextProtos = []string{"http/1.1"}
+		}
+	}
+	return s.secured
+}
+
+// wait calls f on the event loop and waits for its end. It reports false when ctx ended before, and when f panicked. f may
+// still be running then.
 func wait(ctx context.Context, f func()) bool {
-	done := make(chan struct{})
+	done := make(chan bool, 1)
 	InvokeMethod(func() {
-		defer close(done)
+		returned := false
+		defer func() { done <- returned }()
 		if ctx.Err() == nil {
 			f()
+			returned = true
 		}
 	})
 	select {
-	case <-done:
-		return ctx.Err() == nil
+	case returned := <-done:
+		return returned
 	case <-ctx.Done():
 		return false
 	}
 }
 
+// maxReports is how many failed handshakes may wait for the event loop to report them. More are not reported.
+const maxReports = 1000
+
 // refused emits the signals for a handshake that has failed.
 func (s *WebSocketServer) refused(err error) {
-	var refusal *foyer.HandshakeError
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*foyer.HandshakeError](err); ok {
 		if refusal.Status != 0 { // and the client has not just left
 			s.setError(refusal.Code, refusal.Reason)
 		}
 		return
 	}
+	if s.reports.Add(1) > maxReports {
+		s.reports.Add(-1)
+		return
+	}
+	InvokeMethod(func() {
+		defer s.reports.Add(-1)
+		s.insecure(err)
+	})
+}
+
+// insecure emits the signals for a TLS handshake that has failed.
+func (s *WebSocketServer) insecure(err error) {
 	if a, ok := alertOf(err); ok {
 		signal := &s.AlertReceived
 		if a.sent {
@@ -357,21 +391,23 @@ func (s *WebSocketServer) currentHandler() *foyer.Handler {
 	if s.timeout < 0 {
 		h.HandshakeTimeout = -1
 	}
-	h.Authorize = func(r *http.Request) (http.Header, error) { return nil, s.authorize(h, r) }
+	closings := s.closings
+	h.Authorize = func(r *http.Request) (http.Header, error) { return nil, s.authorize(h, closings, r) }
 	s.handler = h
 	return h
 }
 
 // An admission is a handshake that asks to be let in.
 type admission struct {
-	handler *foyer.Handler
-	request *http.Request
-	answer  chan error
+	handler  *foyer.Handler
+	closings int // of the server, when the connection came
+	request  *http.Request
+	answer   chan error
 }
 
 // authorize has the event loop decide about a handshake.
-func (s *WebSocketServer) authorize(h *foyer.Handler, r *http.Request) error {
-	a := &admission{h, r, make(chan error, 1)}
+func (s *WebSocketServer) authorize(h *foyer.Handler, closings int, r *http.Request) error {
+	a := &admission{h, closings, r, make(chan error, 1)}
 	InvokeMethod(func() { s.admit(a) })
 	select {
 	case err := <-a.answer:
@@ -382,6 +418,8 @@ func (s *WebSocketServer) authorize(h *foyer.Handler, r *http.Request) error {
 }
 
 var (
+	errServerClosed = &foyer.HandshakeError{Status: http.StatusServiceUnavailable, Code: CloseCodeGoingAway,
+		Reason: "Server closed.", Err: foyer.ErrClosed}
 	errTooManyPending = &foyer.HandshakeError{Status: http.StatusServiceUnavailable, Code: CloseCodeAbnormalDisconnection,
 		Reason: "Too many pending connections.", Err: foyer.ErrPendingFull}
 	errAccessForbidden = &foyer.HandshakeError{Status: http.StatusForbidden, Code: CloseCodePolicyViolated,
@@ -396,6 +434,8 @@ var (
 func (s *WebSocketServer) admit(a *admission) {
 	switch free := s.places(); {
 	case a.request.Context().Err() != nil:
+	case s.wasClosedAfter(a.closings):
+		a.answer <- errServerClosed
 	case free <= 0:
 		a.answer <- errTooManyPending
 	case free <= s.reserved:
@@ -415,11 +455,16 @@ func (s *WebSocketServer) places() int {
 	return max(s.maxPending, 0) - len(s.pending)
 }
 
+// wasClosedAfter reports whether the server was closed since it had been closed so often.
+func (s *WebSocketServer) wasClosedAfter(closings int) bool {
+	return get(s, func() bool { return s.closings != closings })
+}
+
 // askOrigin asks the slots whether a handshake is let in.
 func (s *WebSocketServer) askOrigin(a *admission) {
 	var answer error = errSlotPanicked
 	defer func() { a.answer <- answer }()
-	authenticator := NewWebSocketCorsAuthenticator(a.request.Header.Get("Origin"))
+	authenticator := NewWebSocketCorsAuthenticator(strings.Join(a.request.Header["Origin"], ", "))
 	s.OriginAuthenticationRequired.emit(func(slot func(*WebSocketCorsAuthenticator)) { slot(authenticator) })
 	if !authenticator.Allowed() {
 		answer = errAccessForbidden
@@ -427,21 +472,26 @@ func (s *WebSocketServer) askOrigin(a *admission) {
 	}
 	s.reserved++
 	context.AfterFunc(a.request.Context(), func() { // which ends with the handshake
-		InvokeMethod(func() { s.announce(a.handler) })
+		InvokeMethod(func() { s.announce(a) })
 	})
 	answer = nil
 }
 
 // announce makes the socket of a handshake that is over pending, if it has succeeded.
-func (s *WebSocketServer) announce(h *foyer.Handler) {
+func (s *WebSocketServer) announce(a *admission) {
 	s.reserved--
 	defer s.admitWaiting() // also when a slot panics
-	socket := h.NextPending()
+	socket := a.handler.NextPending()
 	if socket == nil {
 		return
 	}
+	w := newServerSocket(socket, s.mode)
+	if s.wasClosedAfter(a.closings) {
+		w.dismiss()
+		return
+	}
 	s.mu.Lock()
-	s.pending = append(s.pending, newServerSocket(socket, s.mode))
+	s.pending = append(s.pending, w)
 	s.mu.Unlock()
 	s.NewConnection.emit(func(slot func()) { slot() })
 }
@@ -543,7 +593,7 @@ func (s *WebSocketServer) SecureMode() SslMode { return s.mode }
 // NonSecureMode.
 func (s *WebSocketServer) SetSslConfiguration(sslConfiguration SslConfiguration) {
 	if s.mode == SecureMode && sslConfiguration != nil {
-		s.change(func() { s.ssl = sslConfiguration })
+		s.change(func() { s.ssl, s.secured = sslConfiguration, nil })
 	}
 }
 

@@ -3,10 +3,12 @@ package qt
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"math"
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -474,5 +476,66 @@ func TestBadRequests(t *testing.T) {
 		if failed.all()[0] != code || server.ErrorString() == "" {
 			t.Errorf("%.20q: %v", request, failed.all())
 		}
+	}
+}
+
+// TestCloseEndsHandshakesThatHaveBegun lets nobody in after Closed.
+func TestCloseEndsHandshakesThatHaveBegun(t *testing.T) {
+	for _, end := range []func(*WebSocketServer){(*WebSocketServer).Close, (*WebSocketServer).DeleteLater} {
+		server := listening(t, NonSecureMode)
+		server.OriginAuthenticationRequired.Connect(func(a *WebSocketCorsAuthenticator) { a.SetAllowed(false) })
+		connection := spy0(&server.NewConnection)
+		conn, err := net.Dial("tcp", server.ServerUrl().Host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		r := request("", "")
+		io.WriteString(conn, r[:20])
+		time.Sleep(50 * time.Millisecond)
+		end(server)
+		settle()
+		settle()
+		io.WriteString(conn, r[20:])
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || resp.StatusCode != http.StatusServiceUnavailable || connection.count() != 0 || server.HasPendingConnections() {
+			t.Error(resp, err, connection.count(), server.HasPendingConnections())
+		}
+	}
+}
+
+// TestRefusedClientsTakeNoMemory while a slot does not return.
+func TestRefusedClientsTakeNoMemory(t *testing.T) {
+	server := listening(t, NonSecureMode)
+	held := make(chan struct{})
+	InvokeMethod(func() { <-held })
+	defer close(held)
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	long := "GET / HTTP/1.1\r\nHost: a\r\n" + strings.Repeat("X-Long: "+strings.Repeat("x", 8000)+"\r\n", 7) + "\r\n"
+	for range 500 {
+		conn, err := net.Dial("tcp", server.ServerUrl().Host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(conn, long)
+		io.Copy(io.Discard, conn)
+		conn.Close()
+	}
+	if grown := int64(heap()) - int64(before); grown > 8<<20 {
+		t.Errorf("%d bytes for 500 clients that have left", grown)
+	}
+}
+
+func TestNothingToServe(t *testing.T) {
+	server := NewWebSocketServer("", NonSecureMode)
+	server.HandleConnection(nil)
+	if server.SetListener(nil) || server.IsListening() {
+		t.Error("it listens")
 	}
 }

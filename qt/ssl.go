@@ -1,6 +1,7 @@
 package qt
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -8,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/foyerws/foyer"
 )
 
 // An SslConfiguration is QSslConfiguration. It must not be changed once a socket or server has it.
@@ -64,8 +67,9 @@ func (e SslError) equal(other SslError) bool {
 	return e.kind == other.kind && (e.certificate == other.certificate || e.certificate.Equal(other.certificate))
 }
 
-// verify returns what is wrong with the certificates of the server that has this name.
-func verify(state tls.ConnectionState, config *tls.Config, name string) (found []SslError) {
+// verify returns what is wrong with the certificates of the server that has this name, and the chains to a trusted one if
+// nothing is.
+func verify(state tls.ConnectionState, config *tls.Config, name string) (found []SslError, chains [][]*x509.Certificate) {
 	leaf := state.PeerCertificates[0] // crypto/tls accepts no server without one
 	options := x509.VerifyOptions{Roots: config.RootCAs, Intermediates: x509.NewCertPool(), CurrentTime: time.Now()}
 	if config.Time != nil {
@@ -74,21 +78,37 @@ func verify(state tls.ConnectionState, config *tls.Config, name string) (found [
 	for _, c := range state.PeerCertificates[1:] {
 		options.Intermediates.AddCert(c)
 	}
-	_, err := leaf.Verify(options)
-	if e := sslError(err, leaf, options.CurrentTime); err != nil && (e.kind == CertificateExpired || e.kind == CertificateNotYetValid) {
+	now := options.CurrentTime
+	chains, err := leaf.Verify(options)
+	if e := sslError(err, leaf, now); err != nil && (e.kind == CertificateExpired || e.kind == CertificateNotYetValid) {
 		found = append(found, e)
+		// Ignoring this error must not ignore what else there is: an issuer that is not known, or not valid now.
 		options.CurrentTime = leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 2)
-		if _, err = leaf.Verify(options); errors.As(err, new(x509.CertificateInvalidError)) {
-			err = errors.New("the certificate of an issuer is not valid") // in a way of its own: ignoring the first error must not ignore it
+		if chains, err = leaf.Verify(options); err == nil && !slices.ContainsFunc(chains, func(chain []*x509.Certificate) bool { return validIssuers(chain, now) }) ||
+			errors.As(err, new(x509.CertificateInvalidError)) {
+			err = errors.New("the certificate of an issuer is not valid")
 		}
 	}
 	if err != nil {
-		found = append(found, sslError(err, leaf, options.CurrentTime))
+		found = append(found, sslError(err, leaf, now))
 	}
 	if err := leaf.VerifyHostname(name); err != nil {
-		found = append(found, sslError(err, leaf, options.CurrentTime))
+		found = append(found, sslError(err, leaf, now))
 	}
-	return found
+	if len(found) > 0 {
+		return found, nil
+	}
+	return nil, chains
+}
+
+// validIssuers reports whether the certificates of a chain are valid at a time, but for the first.
+func validIssuers(chain []*x509.Certificate, at time.Time) bool {
+	for _, c := range chain[1:] {
+		if at.Before(c.NotBefore) || at.After(c.NotAfter) {
+			return false
+		}
+	}
+	return true
 }
 
 // sslError returns what Qt calls an error of crypto/x509 about leaf or one of its issuers.
@@ -216,10 +236,29 @@ func (a *SslPreSharedKeyAuthenticator) MaximumPreSharedKeyLength() int { return 
 type TlsBackend interface {
 	// Server returns a connection that speaks TLS over conn, on the side of the server. The handshake is made by the
 	// first Read, and obeys the deadlines of the connection. psk answers a client that wants to use a pre-shared key;
-	// it waits for the event loop.
+	// it waits for the event loop, at most until the handshake timeout. The connection may have a method TLSError() error
+	// that says why its handshake has failed.
 	Server(conn net.Conn, config SslConfiguration, psk func(*SslPreSharedKeyAuthenticator)) net.Conn
 	// Client is Server for the other side. The handshake is made by the first Read or Write.
 	Client(conn net.Conn, config SslConfiguration, psk func(*SslPreSharedKeyAuthenticator)) net.Conn
+}
+
+// failureOf returns the error of a handshake on conn: that of TLS if conn knows one.
+func failureOf(conn net.Conn, err error) error {
+	if c, ok := conn.(interface{ TLSError() error }); ok && c.TLSError() != nil {
+		return &foyer.TLSError{Err: c.TLSError(), RemoteAddr: conn.RemoteAddr()}
+	}
+	return err
+}
+
+// askForKey asks the slots of a signal for a pre-shared key.
+func askForKey(ctx context.Context, signal *Signal[func(*SslPreSharedKeyAuthenticator)], a *SslPreSharedKeyAuthenticator) {
+	asked := *a // which a slot that is late may change when nobody waits any more
+	if wait(ctx, func() {
+		signal.emit(func(slot func(*SslPreSharedKeyAuthenticator)) { slot(&asked) })
+	}) {
+		*a = asked
+	}
 }
 
 var backend struct {

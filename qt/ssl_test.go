@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -244,4 +245,106 @@ func TestPreSharedKey(t *testing.T) {
 	failed := spy1(&w.ErrorOccurred)
 	w.Open(server.ServerUrl().String())
 	tryCount(t, "errorOccurred", failed, 1)
+}
+
+// TestFunctionsOfTheConfiguration see the chains that were verified, and may panic.
+func TestFunctionsOfTheConfiguration(t *testing.T) {
+	c := certificate(t, time.Hour, "localhost")
+	server := secureServer(t, c)
+	seen := make(chan int, 10)
+	w := newClient(t, "")
+	w.SetSslConfiguration(&tls.Config{
+		RootCAs: trusting(c).RootCAs,
+		VerifyPeerCertificate: func(raw [][]byte, chains [][]*x509.Certificate) error {
+			seen <- 10*len(raw) + len(chains)
+			return nil
+		},
+		VerifyConnection: func(state tls.ConnectionState) error {
+			seen <- len(state.VerifiedChains)
+			return nil
+		},
+	})
+	connect(t, w, server)
+	if a, b := <-seen, <-seen; a != 11 || b != 1 {
+		t.Error(a, b)
+	}
+	for name, panicking := range map[string]SslConfiguration{
+		"peer":       {RootCAs: trusting(c).RootCAs, VerifyPeerCertificate: func([][]byte, [][]*x509.Certificate) error { panic(expectedPanic) }},
+		"connection": {RootCAs: trusting(c).RootCAs, VerifyConnection: func(tls.ConnectionState) error { panic(expectedPanic) }},
+	} {
+		w.SetSslConfiguration(panicking)
+		failed := spy1(&w.ErrorOccurred)
+		w.Open(server.ServerUrl().String())
+		tryCount(t, name, failed, 1)
+		if failed.all()[0] != SslHandshakeFailedError {
+			t.Error(failed.all(), w.ErrorString())
+		}
+	}
+}
+
+// TestSlotThatPanicsIgnoresNothing though it had begun to.
+func TestSlotThatPanicsIgnoresNothing(t *testing.T) {
+	server := secureServer(t, certificate(t, time.Hour, "localhost"))
+	w := newClient(t, "")
+	failed := spy1(&w.ErrorOccurred)
+	w.SslErrors.Connect(func(found []SslError) {
+		w.IgnoreTheseSslErrors(found)
+		panic(expectedPanic)
+	})
+	w.Open(server.ServerUrl().String())
+	tryCount(t, "errorOccurred", failed, 1)
+}
+
+// TestIssuersThatHaveExpired are found though the certificate itself has expired, and that is ignored.
+func TestIssuersThatHaveExpired(t *testing.T) {
+	root := certificate(t, time.Hour, "root")
+	middle := issued(t, root, -time.Hour, "middle")
+	leaf := issued(t, middle, -90*time.Minute, "localhost")
+	leaf.Certificate = append(leaf.Certificate, middle.Certificate...)
+	server := secureServer(t, leaf)
+	w := newClient(t, "")
+	w.SetSslConfiguration(trusting(root))
+	failed, errors := spy1(&w.ErrorOccurred), spy1(&w.SslErrors)
+	w.IgnoreTheseSslErrors([]SslError{NewSslError(CertificateExpired, leaf.Leaf)})
+	w.Open(server.ServerUrl().String())
+	tryCount(t, "errorOccurred", failed, 1)
+	if got := errors.all(); len(got) != 1 || !slices.Equal(kinds(got[0]), []SslErrorType{CertificateExpired, CertificateUntrusted}) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestSessionsAreResumed by a server whose configuration says nothing about protocols.
+func TestSessionsAreResumed(t *testing.T) {
+	c := certificate(t, time.Hour, "localhost")
+	server := secureServer(t, c)
+	config := trusting(c)
+	config.ClientSessionCache = tls.NewLRUClientSessionCache(10)
+	config.ServerName = "localhost"
+	resumed := 0
+	for range 3 {
+		w := newClient(t, "")
+		w.SetSslConfiguration(config)
+		message := spy1(&w.TextMessageReceived)
+		connect(t, w, server)
+		take(t, server, nil).SendTextMessage("and the ticket")
+		tryCount(t, "textMessageReceived", message, 1)
+		if w.Request().TLS.DidResume {
+			resumed++
+		}
+	}
+	if resumed != 2 {
+		t.Errorf("%d sessions were resumed", resumed)
+	}
+}
+
+// TestDefaultProxyWithAPassword of the slot.
+func TestDefaultProxyWithAPassword(t *testing.T) {
+	p := NetworkProxy{}
+	p.SetUser("me")
+	p.SetPassword("secret")
+	t.Setenv("HTTP_PROXY", "http://proxy.example:3128") // which net/http reads once in a process
+	r := httptest.NewRequest("GET", "http://example.com/", nil)
+	if u, err := p.find(r); err != nil || u != nil && u.String() != "http://me:secret@proxy.example:3128" {
+		t.Error(u, err)
+	}
 }

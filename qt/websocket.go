@@ -106,8 +106,6 @@ type WebSocket struct {
 	ssl                 SslConfiguration
 	proxy               NetworkProxy
 	pauseMode           PauseModes
-	resumed             chan struct{} // closed by Resume; nil while nothing is paused
-	continued           chan struct{} // closed by ContinueInterruptedHandshake; nil while nothing is interrupted
 	ignoreAll           bool
 	ignored             []SslError
 	readBufferSize      int64
@@ -193,6 +191,12 @@ func (w *WebSocket) socket() *foyer.Socket {
 	return w.connection.socket
 }
 
+// dismiss closes a socket that the program will not get.
+func (w *WebSocket) dismiss() {
+	w.begin()
+	w.Close(CloseCodeGoingAway, "Server closed.")
+}
+
 // begin has the signals of a server's socket emitted.
 func (w *WebSocket) begin() {
 	if c := field(w, &w.connection); c != nil {
@@ -207,11 +211,13 @@ func (w *WebSocket) hasEnded() bool {
 }
 
 // SendTextMessage sends a text message and returns the number of its bytes in UTF-8. It does not wait. It returns 0 and
-// sends nothing if the socket is not in ConnectedState.
+// sends nothing if the socket is not in ConnectedState. What is not valid UTF-8 in message is replaced by U+FFFD.
 //
 // At most 16 MiB wait for a peer that reads slowly. If message does not fit, no message may be lost: the connection is
 // ended with SocketResourceError. A message over 16 MiB is refused in the same way.
-func (w *WebSocket) SendTextMessage(message string) int64 { return w.send(foyer.Text, []byte(message)) }
+func (w *WebSocket) SendTextMessage(message string) int64 {
+	return w.send(foyer.Text, []byte(strings.ToValidUTF8(message, "\uFFFD")))
+}
 
 // SendBinaryMessage is SendTextMessage for binary messages. It does not keep data.
 func (w *WebSocket) SendBinaryMessage(data []byte) int64 { return w.send(foyer.Binary, data) }
@@ -228,7 +234,7 @@ func (w *WebSocket) send(t foyer.MessageType, p []byte) int64 {
 		return int64(len(p))
 	case foyer.ErrWriteBufferFull, foyer.ErrMessageTooBig:
 		c.overflow.Store(true)
-		c.socket.Abort()
+		w.Abort()
 	}
 	return 0
 }
@@ -247,20 +253,8 @@ func (w *WebSocket) Ping(payload []byte) {
 // A reason over 123 bytes is truncated. A code that may not be sent (RFC 6455 section 7.4) becomes
 // CloseCodeBadOperation.
 func (w *WebSocket) Close(closeCode CloseCode, reason string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	c := w.connection
-	switch {
-	case c == nil:
-	case c.socket == nil:
-		w.lose(c)
-	case w.state == ConnectedState:
-		c.closed = true
-		w.closeCode, w.closeReason = closeCode, cut(reason)
-		c.closing()
-		if c.socket.Close(closeCode, w.closeReason) != nil {
-			w.closeCode = CloseCodeBadOperation
-		}
+	if c := field(w, &w.connection); c != nil {
+		c.close(closeCode, reason)
 	}
 }
 
@@ -284,6 +278,7 @@ func (w *WebSocket) Abort() {
 		w.lose(c)
 	default:
 		c.socket.Abort()
+		c.end(CloseCodeAbnormalDisconnection, "", nil)
 	}
 }
 
@@ -465,16 +460,21 @@ func (w *WebSocket) SetPauseMode(pauseMode PauseModes) { set(w, &w.pauseMode, pa
 func (w *WebSocket) PauseMode() PauseModes { return field(w, &w.pauseMode) }
 
 // Resume continues a handshake that was paused by PauseOnSslErrors.
-func (w *WebSocket) Resume() { w.release(&w.resumed) }
+func (w *WebSocket) Resume() { w.release(func(c *connection) *chan struct{} { return &c.paused }) }
 
 // ContinueInterruptedHandshake continues a handshake that waits because of HandshakeInterruptedOnError.
-func (w *WebSocket) ContinueInterruptedHandshake() { w.release(&w.continued) }
+func (w *WebSocket) ContinueInterruptedHandshake() {
+	w.release(func(c *connection) *chan struct{} { return &c.held })
+}
 
-// release ends the wait for a channel.
-func (w *WebSocket) release(waits *chan struct{}) {
+// release ends a wait of the connection.
+func (w *WebSocket) release(of func(*connection) *chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if *waits != nil {
+	if w.connection == nil {
+		return
+	}
+	if waits := of(w.connection); *waits != nil {
 		close(*waits)
 		*waits = nil
 	}

@@ -529,3 +529,83 @@ func TestOpenAgain(t *testing.T) {
 		tryCount(t, "textMessageReceived", message, n)
 	}
 }
+
+// TestNothingComesAfterTheProgramHasClosed though it was received before.
+func TestNothingComesAfterTheProgramHasClosed(t *testing.T) {
+	for name, end := range map[string]func(*WebSocket){
+		"Abort": (*WebSocket).Abort,
+		"Close": func(w *WebSocket) { w.Close(4000, "") },
+	} {
+		server := listening(t, NonSecureMode)
+		w := newClient(t, "")
+		n := 0
+		disconnected := spy0(&w.Disconnected)
+		w.TextMessageReceived.Connect(func(string) {
+			if n++; n == 1 {
+				time.Sleep(100 * time.Millisecond)
+				end(w)
+				if w.IsValid() {
+					t.Error(name, w.State())
+				}
+			}
+		})
+		connect(t, w, server)
+		socket := take(t, server, nil)
+		for range 1000 {
+			socket.SendTextMessage("x")
+		}
+		tryCount(t, "disconnected", disconnected, 1)
+		if n != 1 {
+			t.Errorf("%s: %d messages", name, n)
+		}
+	}
+}
+
+// TestThePeerWasFirst to close.
+func TestThePeerWasFirst(t *testing.T) {
+	server := listening(t, NonSecureMode)
+	w := newClient(t, "")
+	disconnected := spy0(&w.Disconnected)
+	w.TextMessageReceived.Connect(func(string) {
+		time.Sleep(100 * time.Millisecond)
+		w.Close(CloseCodeNormal, "mine")
+	})
+	connect(t, w, server)
+	socket := take(t, server, nil)
+	socket.SendTextMessage("x")
+	socket.Close(4001, "yours")
+	tryCount(t, "disconnected", disconnected, 1)
+	if w.CloseCode() != 4001 || w.CloseReason() != "yours" {
+		t.Error(w.CloseCode(), w.CloseReason())
+	}
+}
+
+func TestTextThatIsNotUTF8(t *testing.T) {
+	server := echoing(t, NonSecureMode)
+	w := newClient(t, "")
+	message := spy1(&w.TextMessageReceived)
+	connect(t, w, server)
+	if n := w.SendTextMessage("a\xff"); n != 4 {
+		t.Error(n)
+	}
+	tryCount(t, "textMessageReceived", message, 1)
+	if message.all()[0] != "a\uFFFD" {
+		t.Errorf("%q", message.all())
+	}
+}
+
+// TestPanicOfAnOldConnection does not end the new one.
+func TestPanicOfAnOldConnection(t *testing.T) {
+	server := echoing(t, NonSecureMode)
+	w := newClient(t, "")
+	connect(t, w, server)
+	panics := w.Disconnected.Connect(func() { panic(expectedPanic) })
+	w.Open(server.ServerUrl().String())
+	try(t, "connected", w.IsValid)
+	settle()
+	settle()
+	if !w.IsValid() {
+		t.Error(w.State(), w.CloseCode())
+	}
+	panics.Disconnect()
+}

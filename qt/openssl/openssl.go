@@ -86,6 +86,7 @@ static int do_write(SSL *ssl, const void *p, int len, int *code, char *text, siz
 
 static int put(SSL *ssl, const void *p, int len) { return BIO_write(SSL_get_rbio(ssl), p, len); }
 static int take(SSL *ssl, void *p, int len) { return BIO_read(SSL_get_wbio(ssl), p, len); }
+static long pending(SSL *ssl) { return BIO_pending(SSL_get_wbio(ssl)); }
 */
 import "C"
 
@@ -158,16 +159,26 @@ type secured struct {
 	ssl  *C.SSL     // nil at the end
 	done bool       // the handshake is over
 	err  error      // what has ended it all
+
+	failure error // of the handshake
 }
 
 // A call is one of the functions of OpenSSL that may want more input. The caller has c.mu.
 type call func(code *C.int, text *C.char, size C.size_t) C.int
 
-// do makes a call until it does not want more input, and sends what comes out. input reads it; it may be nil.
-func (c *secured) do(f call, input func() error) (int, error) {
+// do makes a call until it does not want more input, and sends what comes out, which is all of it if whole is true. input
+// reads what is wanted.
+func (c *secured) do(f call, whole bool, input func() error) (int, error) {
+	return c.doGated(f, func() (leave func()) { return func() {} }, whole, input)
+}
+
+// doGated is do with a function that is called before each call; what it returns is called after it.
+func (c *secured) doGated(f call, enter func() (leave func()), whole bool, input func() error) (int, error) {
 	for {
+		leave := enter()
 		n, again, err := c.try(f)
-		if sent := c.send(); err == nil && sent != nil {
+		leave()
+		if sent := c.send(whole); err == nil && sent != nil {
 			return 0, sent
 		}
 		if err != nil || !again {
@@ -198,6 +209,9 @@ func (c *secured) try(f call) (n int, again bool, err error) {
 		c.err = io.EOF
 	case C.SSL_ERROR_SSL:
 		c.err = errors.New("tls: " + C.GoString(&text[0]))
+		if !c.done {
+			c.failure = c.err
+		}
 	default:
 		c.err = io.ErrUnexpectedEOF
 	}
@@ -225,10 +239,27 @@ func (c *secured) receive() error {
 	return nil
 }
 
-// send writes to the network what has come out of OpenSSL.
-func (c *secured) send() error {
-	c.writing.Lock()
-	defer c.writing.Unlock()
+// send writes to the network what has come out of OpenSSL. If another goroutine is doing that, send waits for it if whole is
+// true; otherwise that goroutine will find what has come out. A Read must not wait for a Write: the peer may be doing the
+// same, and then both would wait forever.
+func (c *secured) send(whole bool) error {
+	for c.hasOutput() {
+		if whole {
+			c.writing.Lock()
+		} else if !c.writing.TryLock() {
+			return nil
+		}
+		err := c.sendLocked()
+		c.writing.Unlock() // and look once more: somebody may have relied on this goroutine
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sendLocked is send for a caller that has c.writing.
+func (c *secured) sendLocked() error {
 	var b [17 << 10]byte
 	for {
 		n := c.takeOut(b[:])
@@ -239,6 +270,13 @@ func (c *secured) send() error {
 			return err
 		}
 	}
+}
+
+// hasOutput reports whether something has come out of OpenSSL.
+func (c *secured) hasOutput() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ssl != nil && C.pending(c.ssl) > 0
 }
 
 func (c *secured) takeOut(b []byte) int {
@@ -260,11 +298,20 @@ func (c *secured) shake() error {
 	if done {
 		return nil
 	}
-	_, err := c.do(func(code *C.int, text *C.char, size C.size_t) C.int { return C.do_handshake(c.ssl, code, text, size) }, c.receive)
+	_, err := c.doGated(func(code *C.int, text *C.char, size C.size_t) C.int { return C.do_handshake(c.ssl, code, text, size) },
+		ask, true, c.receive)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.done = err == nil
 	return err
+}
+
+// asking limits the handshakes that are in OpenSSL at the same time: while one of them waits for its key, it holds a thread.
+var asking = make(chan struct{}, 64)
+
+func ask() (done func()) {
+	asking <- struct{}{}
+	return func() { <-asking }
 }
 
 func (c *secured) Read(p []byte) (int, error) {
@@ -275,7 +322,7 @@ func (c *secured) Read(p []byte) (int, error) {
 	defer c.reading.Unlock()
 	return c.do(func(code *C.int, text *C.char, size C.size_t) C.int {
 		return C.do_read(c.ssl, unsafe.Pointer(&p[0]), C.int(min(len(p), 1<<20)), code, text, size)
-	}, c.receive)
+	}, false, c.receive)
 }
 
 func (c *secured) Write(p []byte) (n int, err error) {
@@ -286,7 +333,7 @@ func (c *secured) Write(p []byte) (n int, err error) {
 		piece := p[n:min(n+16<<10, len(p))]
 		wrote, err := c.do(func(code *C.int, text *C.char, size C.size_t) C.int {
 			return C.do_write(c.ssl, unsafe.Pointer(&piece[0]), C.int(len(piece)), code, text, size)
-		}, func() error { return io.ErrNoProgress }) // without renegotiation a write wants no input
+		}, true, func() error { return io.ErrNoProgress }) // without renegotiation a write wants no input
 		if err != nil {
 			return n, err
 		}
@@ -297,20 +344,31 @@ func (c *secured) Write(p []byte) (n int, err error) {
 
 // Close closes the connection. The peer is told that it is at its end, if that does not take long.
 func (c *secured) Close() error {
-	c.mu.Lock()
+	if !c.mu.TryLock() { // perhaps the handshake waits for its key
+		err := c.Conn.Close()
+		go c.free()
+		return err
+	}
 	if c.ssl != nil && c.done && c.err == nil {
 		C.SSL_shutdown(c.ssl)
 		C.ERR_clear_error()
 	}
 	c.mu.Unlock()
 	if c.writing.TryLock() {
-		c.writing.Unlock()
 		c.Conn.SetWriteDeadline(time.Now().Add(time.Second))
-		c.send()
+		c.sendLocked()
+		c.writing.Unlock()
 	}
 	err := c.Conn.Close()
 	c.free()
 	return err
+}
+
+// TLSError returns why the handshake has failed, or nil.
+func (c *secured) TLSError() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.failure
 }
 
 // free gives OpenSSL's memory back.

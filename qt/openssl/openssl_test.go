@@ -8,7 +8,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime/pprof"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -180,5 +182,120 @@ func TestServerAndSocket(t *testing.T) {
 			t.Errorf("%s: %s, %s", key, heard, w.ErrorString())
 		}
 		w.DeleteLater()
+	}
+}
+
+// TestBothSendAtOnce more than the network can hold.
+func TestBothSendAtOnce(t *testing.T) {
+	near, far := pipe(t)
+	client, server := Backend{}.Client(near, nil, answer("alice", "a key")), Backend{}.Server(far, nil, answer("", "a key"))
+	failed := make(chan error, 4)
+	for _, c := range []net.Conn{client, server} {
+		defer c.Close()
+		go func() {
+			_, err := c.Write(make([]byte, 32<<20))
+			failed <- err
+		}()
+		go func() {
+			_, err := io.CopyN(io.Discard, c, 32<<20)
+			failed <- err
+		}()
+	}
+	for range 4 {
+		if err := <-failed; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestManyHandshakesHoldFewThreads has 300 clients wait for a slot that takes its time.
+func TestManyHandshakesHoldFewThreads(t *testing.T) {
+	held := make(chan struct{})
+	var handshakes sync.WaitGroup
+	before := pprof.Lookup("threadcreate").Count()
+	for range 300 {
+		near, far := pipe(t)
+		client := Backend{}.Client(near, nil, answer("alice", "a key"))
+		server := Backend{}.Server(far, nil, func(a *qt.SslPreSharedKeyAuthenticator) {
+			<-held
+			a.SetPreSharedKey([]byte("a key"))
+		})
+		handshakes.Go(func() { client.Write([]byte("x")) })
+		handshakes.Go(func() { server.Read(make([]byte, 1)) })
+		defer client.Close()
+		defer server.Close()
+	}
+	time.Sleep(200 * time.Millisecond)
+	if n := pprof.Lookup("threadcreate").Count() - before; n > 150 {
+		t.Errorf("%d threads", n)
+	}
+	close(held)
+	handshakes.Wait()
+}
+
+// TestSlotsThatAreLate answer when nobody waits any more.
+func TestSlotsThatAreLate(t *testing.T) {
+	qt.SetActiveBackend(Backend{})
+	defer qt.SetActiveBackend(nil)
+	server := qt.NewWebSocketServer("", qt.SecureMode)
+	server.SetHandshakeTimeout(100 * time.Millisecond)
+	late := make(chan struct{}, 10)
+	server.PreSharedKeyAuthenticationRequired.Connect(func(a *qt.SslPreSharedKeyAuthenticator) {
+		time.Sleep(200 * time.Millisecond)
+		a.SetPreSharedKey([]byte("a key"))
+		late <- struct{}{}
+	})
+	failed := make(chan string, 10)
+	server.ServerError.Connect(func(code qt.CloseCode) { failed <- server.ErrorString() })
+	if !server.Listen(qt.LocalHost, 0) {
+		t.Fatal(server.ErrorString())
+	}
+	defer server.DeleteLater()
+	conn, err := net.Dial("tcp", server.ServerUrl().Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := Backend{}.Client(conn, nil, answer("alice", "a key"))
+	defer client.Close()
+	client.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := client.Write([]byte("x")); err == nil {
+		client.Read(make([]byte, 1))
+	}
+	<-late
+	if text := <-failed; text == "" {
+		t.Error("no error")
+	}
+}
+
+// TestKeyThatIsWrong is reported on both sides.
+func TestKeyThatIsWrong(t *testing.T) {
+	qt.SetActiveBackend(Backend{})
+	defer qt.SetActiveBackend(nil)
+	server := qt.NewWebSocketServer("", qt.SecureMode)
+	server.PreSharedKeyAuthenticationRequired.Connect(func(a *qt.SslPreSharedKeyAuthenticator) {
+		a.SetPreSharedKey([]byte("a key"))
+		if string(a.Identity()) == "nobody" {
+			panic("refused")
+		}
+	})
+	refused := make(chan qt.CloseCode, 10)
+	server.ServerError.Connect(func(code qt.CloseCode) { refused <- code })
+	server.Listen(qt.LocalHost, 0)
+	defer server.DeleteLater()
+	for identity, key := range map[string]string{"alice": "another", "nobody": "a key"} {
+		w := qt.NewWebSocket("", qt.VersionLatest)
+		failed := make(chan qt.SocketError, 10)
+		w.ErrorOccurred.Connect(func(err qt.SocketError) { failed <- err })
+		w.PreSharedKeyAuthenticationRequired.Connect(func(a *qt.SslPreSharedKeyAuthenticator) {
+			a.SetIdentity([]byte(identity))
+			a.SetPreSharedKey([]byte(key))
+		})
+		w.Open(server.ServerUrl().String())
+		if err := <-failed; err != qt.SslHandshakeFailedError {
+			t.Errorf("%s: %v %s", identity, err, w.ErrorString())
+		}
+	}
+	if code := <-refused; code != qt.CloseCodeTlsHandshakeFailed {
+		t.Error(code, server.ErrorString())
 	}
 }

@@ -93,6 +93,7 @@ type Hub struct {
 	users   map[string]map[*Member]bool // by key
 	sweeper *time.Timer                 // runs while there are rooms
 	closed  bool
+	end     chan struct{} // closed with it
 }
 
 // counters count what a Hub has done.
@@ -156,6 +157,7 @@ func (h *Hub) init() {
 		if h.set.rate < 0 {
 			h.set.rate = rate.Inf
 		}
+		h.end = make(chan struct{})
 		h.rooms = make(map[string]*room)
 		h.sockets = make(map[*foyer.Socket]int)
 		h.users = make(map[string]map[*Member]bool)
@@ -351,6 +353,9 @@ func (h *Hub) Stats() Stats {
 func (h *Hub) Shutdown(ctx context.Context) error {
 	h.init()
 	h.mu.Lock()
+	if !h.closed {
+		close(h.end)
+	}
 	h.closed = true
 	rooms := make([]*room, 0, len(h.rooms))
 	for _, r := range h.rooms {
@@ -383,6 +388,9 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 		return ctx.Err()
 	}
 }
+
+// whenClosed returns a channel that Shutdown closes.
+func (h *Hub) whenClosed() <-chan struct{} { return h.end }
 
 // guard calls a function of the program, and turns a panic into an error.
 func (h *Hub) guard(what string, f func() error) (err error) {

@@ -160,9 +160,7 @@ func TestPresence(t *testing.T) {
 	if e := hearEvent(t, watcher); e.Type != "left" || e.Key != "Bob" {
 		t.Errorf("%+v", e)
 	}
-	if st := hub.Stats(); st.Users != 0 {
-		t.Errorf("%+v", st)
-	}
+	eventually(t, "no users", func() bool { return hub.Stats().Users == 0 })
 }
 
 // TestPresenceUnderLoad has sockets of a few users come and go, and compares what a member is told with what is true.

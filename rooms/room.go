@@ -97,6 +97,7 @@ type room struct {
 	mu      sync.Mutex // guards:
 	members []*Member
 	present map[string]*Presence
+	streams map[chan struct{}]bool // of Events; each is told that there is something
 }
 
 // open opens the room if it is not open.
@@ -189,6 +190,7 @@ func (r *room) flush() {
 	}
 	clear(*members)
 	snapshots.Put(members)
+	r.wakeStreams()
 }
 
 // snapshot appends the members.

@@ -16,7 +16,7 @@ type Backend interface {
 
 // A Channel is a room in a Backend.
 type Channel interface {
-	// Publish gives the message a Position and has it delivered, here and everywhere. When it returns nil, the Backend has
+	// Publish gives the message a Position, unless it is Transient, and has it delivered, here and everywhere. When it returns nil, the Backend has
 	// the message as safely as it promises, and it was passed to Deliver and Flush here.
 	Publish(ctx context.Context, m *Message) (Position, error)
 
@@ -33,7 +33,8 @@ type Channel interface {
 
 // A Sink takes what a Channel delivers. The calls must be made one after the other.
 type Sink interface {
-	// Deliver takes a message, which has its Position. Offsets must grow, unless the epoch changes.
+	// Deliver takes a message, which has its Position. Offsets must grow, unless the message is Transient or the epoch
+	// changes.
 	Deliver(m *Message)
 
 	// Flush has members get what was delivered. It may be called once after several messages.
@@ -55,7 +56,9 @@ type memoryChannel struct {
 
 func (c *memoryChannel) Publish(_ context.Context, m *Message) (Position, error) {
 	c.mu.Lock()
-	c.last.Offset++
+	if !m.Transient {
+		c.last.Offset++
+	}
 	m.Position = c.last
 	c.sink.Deliver(m)
 	c.mu.Unlock()

@@ -124,16 +124,19 @@ func (m *Member) events() (events []byte, more bool) {
 	var b bytes.Buffer
 	m.mu.Lock()
 	backlog := m.backlog
-	m.backlog, m.positions = nil, m.positions[:0]
-	messages, ok := m.room.ring.read(nil, m.cursor, ^uint64(0), 64, &m.positions)
-	m.cursor += uint64(len(messages))
-	positions := m.positions
+	m.backlog = nil
+	var steps []step
+	messages, from, ok := m.room.ring.read(nil, m.cursor, ^uint64(0), m.arrived, 64, &steps)
+	m.cursor = from
+	if len(steps) > 0 {
+		m.cursor = steps[len(steps)-1].next
+	}
 	m.mu.Unlock()
 	for _, p := range backlog {
 		writeEvent(&b, p.message, p.position)
 	}
 	for i, p := range messages {
-		writeEvent(&b, p, positions[i])
+		writeEvent(&b, p, steps[i].position)
 	}
 	if !ok {
 		m.skip()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -34,7 +35,7 @@ type Hub struct {
 	Options func(*foyer.Socket) JoinOptions
 
 	// OnJoin is called before a member joins, and may refuse it. OnMessage is called before a member's message is
-	// published. It may change Type, Data and Replaces of the message, or refuse it. OnLeave is called after a member has
+	// published. It may change Type, Data, Replaces and Transient of the message, or refuse it. OnLeave is called after a member has
 	// left. The context is that of the call of Join, Publish or Serve. They are called on goroutines of their members; one
 	// that blocks delays its member only. A panic in OnJoin and OnMessage refuses. All panics are logged with their stack.
 	OnJoin    func(context.Context, *Member) error
@@ -177,6 +178,13 @@ func orDefault[T comparable](v, def T) T {
 func (h *Hub) Room(name string) *Room {
 	h.init()
 	return &Room{h, name}
+}
+
+// Rooms returns the names of the rooms that exist, in order.
+func (h *Hub) Rooms() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Sorted(maps.Keys(h.rooms))
 }
 
 // validName reports whether a name may be used: it stands in log lines, in messages, and in the subjects of a Backend.

@@ -58,16 +58,17 @@ type Member struct {
 
 	index int // among the members of the room; guarded by room.mu
 
-	mu        sync.Mutex // a leaf but for that of the ring; guards:
-	backlog   []private  // for this member, before what the ring has
-	cursor    uint64     // of the ring: what comes next
-	positions []Position // of what Peek has returned from the ring, for Resync
-	last      Position   // of what was written last, for Resync
-	falling   bool       // fall is at work
-	left      bool
-	deadline  *time.Timer
-	renewed   int         // how often a deadline was set
-	stop      func() bool // ends the watch on the socket
+	mu       sync.Mutex // a leaf but for that of the ring; guards:
+	backlog  []private  // for this member, before what the ring has
+	cursor   uint64     // of the ring: what comes next
+	arrived  uint64     // what the ring had when the member came
+	steps    []step     // of what Peek has returned from the ring, where they are needed
+	last     Position   // of what was written last, for Resync
+	falling  bool       // fall is at work
+	left     bool
+	deadline *time.Timer
+	renewed  int         // how often a deadline was set
+	stop     func() bool // ends the watch on the socket
 }
 
 // Join makes a socket a member of the room. It leaves with Leave, or when the socket ends or its client is seen to have
@@ -217,6 +218,7 @@ func (m *Member) begin(o JoinOptions, earlier []*Message, complete bool, last Po
 	r := m.room
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	_, m.arrived = r.ring.bounds()
 	seq, ok := r.ring.after(o.Since, last)
 	switch known := o.Since != (Position{}); {
 	case known && ok:
@@ -293,18 +295,21 @@ func (s *source) Peek(messages []*foyer.Prepared, upto uint64, max int) []*foyer
 	if m.left || m.falling {
 		return messages
 	}
-	m.positions = m.positions[:0]
+	m.steps = m.steps[:0]
 	for _, p := range m.backlog[:min(len(m.backlog), max)] {
 		messages = append(messages, p.message)
 	}
 	if max -= min(len(m.backlog), max); max == 0 {
 		return messages
 	}
-	var positions *[]Position
-	if m.slow == Resync {
-		positions = &m.positions
+	var steps *[]step
+	if m.slow == Resync || m.cursor < m.arrived {
+		steps = &m.steps
+	} else {
+		m.steps = nil
 	}
-	messages, ok := m.room.ring.read(messages, m.cursor, upto, max, positions)
+	messages, from, ok := m.room.ring.read(messages, m.cursor, upto, m.arrived, max, steps)
+	m.cursor = from
 	if !ok {
 		m.falling = true
 		go m.fall()
@@ -326,10 +331,12 @@ func (s *source) Advance(n int) {
 	if m.backlog = m.backlog[k:]; len(m.backlog) == 0 {
 		m.backlog = nil
 	}
-	n -= k
-	m.cursor += uint64(n)
-	if n > 0 && n <= len(m.positions) {
-		m.last = m.positions[n-1]
+	switch n -= k; {
+	case n == 0:
+	case n <= len(m.steps):
+		m.cursor, m.last = m.steps[n-1].next, m.steps[n-1].position
+	default:
+		m.cursor += uint64(n)
 	}
 }
 

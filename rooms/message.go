@@ -92,6 +92,10 @@ type Message struct {
 	// need only the last.
 	Replaces string
 
+	// Transient says that the message is for those who are there: it has no place in the history, and Position is that of
+	// the message before it. "Is typing" is such a message.
+	Transient bool
+
 	// Recovered says, in a Welcome, that the member gets everything that was published after JoinOptions.Since.
 	Recovered bool
 
@@ -130,10 +134,11 @@ func JSON(m *Message) (foyer.MessageType, []byte) {
 		Info      string          `json:"info,omitempty"`
 		Data      json.RawMessage `json:"data,omitempty"`
 		Base64    []byte          `json:"base64,omitempty"`
+		Transient bool            `json:"transient,omitempty"`
 		Recovered *bool           `json:"recovered,omitempty"`
 		Missed    uint64          `json:"missed,omitempty"`
 		Reason    string          `json:"reason,omitempty"`
-	}{Type: m.Kind.String(), Room: m.Room, Position: m.Position.String(), Key: m.Key, Info: m.Info, Missed: m.Missed, Reason: m.Reason}
+	}{Type: m.Kind.String(), Room: m.Room, Position: m.Position.String(), Key: m.Key, Info: m.Info, Transient: m.Transient, Missed: m.Missed, Reason: m.Reason}
 	switch m.Kind {
 	case Published:
 		now := m.Time.UTC().Truncate(time.Millisecond)

@@ -134,22 +134,39 @@ func (r *ring) expire(t time.Time) (shrunk int, empty bool) {
 	return before - r.bytes - r.retained, r.first == r.next
 }
 
-// read appends up to max messages from seq on, but none from upto on, and their positions if positions is not nil. It
-// reports false if the one at seq was dropped.
-func (r *ring) read(messages []*foyer.Prepared, seq, upto uint64, max int, positions *[]Position) ([]*foyer.Prepared, bool) {
+// A step is what a member has behind it once it has a message.
+type step struct {
+	next     uint64 // the sequence number of what follows
+	position Position
+}
+
+// read appends up to max messages from seq on, but none from upto on, and a step for each if steps is not nil. Below fresh it
+// leaves out what is not history: it was for those who were there. It returns the sequence number of the first message, and
+// false if the one at seq was dropped.
+func (r *ring) read(messages []*foyer.Prepared, seq, upto, fresh uint64, max int, steps *[]step) (_ []*foyer.Prepared, from uint64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if seq < r.first {
-		return messages, false
+		return messages, seq, false
 	}
-	for ; seq < min(upto, r.next) && max > 0; seq++ {
-		messages = append(messages, r.at(seq).message)
-		if positions != nil {
-			*positions = append(*positions, r.at(seq).position)
+	upto = min(upto, r.next)
+	stale := func(s uint64) bool { return s < fresh && !r.at(s).history }
+	for seq < upto && stale(seq) {
+		seq++
+	}
+	from = seq
+	for ; seq < upto && max > 0; seq++ {
+		if stale(seq) {
+			continue
+		}
+		e := r.at(seq)
+		messages = append(messages, e.message)
+		if steps != nil {
+			*steps = append(*steps, step{seq + 1, e.position})
 		}
 		max--
 	}
-	return messages, true
+	return messages, from, true
 }
 
 // clear drops everything, and returns by how many bytes the ring has shrunk.

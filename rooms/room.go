@@ -25,7 +25,8 @@ func (r *Room) Publish(ctx context.Context, t foyer.MessageType, p []byte) (Posi
 	return r.PublishMessage(ctx, &Message{Type: t, Data: p})
 }
 
-// PublishMessage is Publish for a message with a Key, Info and Replaces. Its other fields are set by PublishMessage.
+// PublishMessage is Publish for a message with a Key, Info, Replaces or Transient. Its other fields are set by
+// PublishMessage.
 func (r *Room) PublishMessage(ctx context.Context, m *Message) (Position, error) {
 	room, err := r.hub.open(ctx, r.name)
 	if err != nil {
@@ -158,7 +159,7 @@ func (r *room) add(m *Message, position Position) {
 		return
 	}
 	h := r.hub
-	e := entry{message: prepared, position: position, history: m.Kind == Published, replaces: m.Replaces, time: m.Time}
+	e := entry{message: prepared, position: position, history: m.Kind == Published && !m.Transient, replaces: m.Replaces, time: m.Time}
 	total := h.bytes.Add(int64(r.ring.append(e, h.set.messages, h.set.bytes)))
 	for total > h.set.memory {
 		shrunk := r.ring.dropSome()

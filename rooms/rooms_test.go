@@ -180,7 +180,7 @@ type event struct {
 	Type, Room, Position, Key, Info, Reason string
 	Data                                    json.RawMessage
 	Base64                                  []byte
-	Recovered                               bool
+	Recovered, Transient                    bool
 	Missed                                  uint64
 	Time                                    time.Time
 }
@@ -356,5 +356,40 @@ func TestHistory(t *testing.T) {
 		}
 		hub.Room("y").Publish(t.Context(), foyer.Text, []byte("elsewhere"))
 		s.Abort()
+	}
+}
+
+// TestTransientMessages are for those who are there, and for nobody who comes later.
+func TestTransientMessages(t *testing.T) {
+	hub := Hub{Encode: JSON, OnMessage: func(_ context.Context, _ *Member, m *Message) error {
+		m.Transient = string(m.Data) == "typing"
+		return nil
+	}}
+	url := serve(t, &hub)
+	a := dial(t, url+"/x")
+	welcome := hearEvent(t, a)
+	for _, m := range []string{"one", "typing", "two", "typing"} {
+		a.SendText(t.Context(), m)
+	}
+	var got []string
+	for range 4 {
+		e := hearEvent(t, a)
+		got = append(got, fmt.Sprint(string(e.Data), e.Position[len(e.Position)-1:], e.Transient))
+	}
+	if want := []string{`"one"1false`, `"typing"1true`, `"two"2false`, `"typing"2true`}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+	b := dial(t, url+"/x?since="+welcome.Position)
+	if e := hearEvent(t, b); !e.Recovered {
+		t.Errorf("%+v", e)
+	}
+	a.SendText(t.Context(), "typing")
+	for i, want := range []string{`"one"`, `"two"`, `"typing"`} {
+		if e := hearEvent(t, b); string(e.Data) != want || e.Transient != (i == 2) {
+			t.Errorf("%d: %+v", i, e)
+		}
+	}
+	if !slices.Equal(hub.Rooms(), []string{"x"}) {
+		t.Error(hub.Rooms())
 	}
 }

@@ -24,7 +24,7 @@ fuzz:
 
 e2e:
 	npm ci --prefix e2e/node --no-audit --no-fund
-	FOYER_E2E=all FOYER_SCREENSHOT=$(CURDIR)/docs/echo.png go test -count=1 -v ./e2e
+	FOYER_E2E=all FOYER_SCREENSHOT=$(CURDIR)/docs/echo.png FOYER_SCREENSHOTS=$(CURDIR)/docs go test -count=1 -v ./e2e
 
 hostile:
 	go run ./e2e/hostile

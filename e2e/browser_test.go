@@ -31,7 +31,7 @@ func browse(t *testing.T, page string, more ...chromedp.ContextOption) context.C
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(profile) })
-	timed, stop := context.WithTimeout(t.Context(), time.Minute)
+	timed, stop := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(stop)
 	ctx, quit := chromedp.NewContext(timed, append(more, chromedp.WithAllocatorOptions(
 		chromedp.ExecPath(program(t, "chromium")), chromedp.NoSandbox, chromedp.UserDataDir(profile), chromedp.IgnoreCertErrors,

@@ -1,0 +1,164 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+)
+
+// A line is a TCP proxy that can be cut.
+type line struct {
+	net.Listener
+	to    string
+	mu    sync.Mutex
+	out   bool
+	conns []net.Conn
+}
+
+func newLine(t *testing.T, to string) *line {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &line{Listener: l, to: to}
+	t.Cleanup(func() { l.Close(); c.pull(true) })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go c.carry(conn)
+		}
+	}()
+	return c
+}
+
+func (c *line) carry(conn net.Conn) {
+	defer conn.Close()
+	far, err := net.Dial("tcp", c.to)
+	if err != nil {
+		return
+	}
+	defer far.Close()
+	c.mu.Lock()
+	if c.out {
+		c.mu.Unlock()
+		return
+	}
+	c.conns = append(c.conns, conn, far)
+	c.mu.Unlock()
+	go func() {
+		io.Copy(far, conn)
+		far.Close()
+	}()
+	io.Copy(conn, far)
+}
+
+// pull cuts all connections, and lets none through until it is plugged in again.
+func (c *line) pull(out bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.out = out
+	if out {
+		for _, conn := range c.conns {
+			conn.Close()
+		}
+		c.conns = nil
+	}
+}
+
+// TestChat has three people talk in the chat example. One of them is offline for ten seconds, and comes back to what was
+// said meanwhile. FOYER_SCREENSHOTS is a folder for pictures.
+func TestChat(t *testing.T) {
+	program(t, "chromium")
+	port := freePort(t)
+	startExample(t, "chat", "-addr", "127.0.0.1:"+port).wait(t, "listening")
+	page := "http://127.0.0.1:" + port + "/"
+	wire := newLine(t, "127.0.0.1:"+port)
+	people := map[string]context.Context{}
+	for name, url := range map[string]string{"alice": page, "bob": page, "carol": "http://" + wire.Addr().String() + "/"} {
+		people[name] = browse(t, url+"?name="+name)
+		until(t, people[name], `document.getElementById("state").textContent === "in lobby"`)
+	}
+	say := func(who, text string) {
+		do(t, people[who], chromedp.SendKeys("#text", text+"\n"))
+	}
+	// The log of a page: what was said, without the times.
+	lines := func(who string) (all []string) {
+		text, err := chromedp.Run(people[who], chromedp.Evaluate[string](`JSON.stringify([...document.querySelectorAll("#log li:not(.note)")].map(li => li.childNodes[1].data))`))
+		if err != nil || json.Unmarshal([]byte(text), &all) != nil {
+			t.Fatal(text, err)
+		}
+		return all
+	}
+	heard := func(n int, who ...string) {
+		t.Helper()
+		for _, name := range who {
+			until(t, people[name], fmt.Sprintf(`document.querySelectorAll("#log li:not(.note)").length === %d`, n))
+		}
+	}
+	for name := range people {
+		until(t, people[name], `document.querySelectorAll("#people li").length === 3`)
+	}
+
+	say("alice", "hello")
+	say("bob", "hi <b>alice</b>")
+	heard(2, "alice", "bob", "carol")
+	if got := lines("carol"); fmt.Sprint(got) != fmt.Sprint([]string{"hello", "hi <b>alice</b>"}) {
+		t.Errorf("%q", got)
+	}
+	do(t, people["bob"], chromedp.SendKeys("#text", "I am"))
+	until(t, people["alice"], `document.getElementById("typing").textContent === "bob is typing…"`)
+	until(t, people["alice"], `document.getElementById("typing").textContent === ""`)
+
+	wire.pull(true)
+	until(t, people["carol"], `document.getElementById("state").className === "off"`)
+	until(t, people["alice"], `document.querySelectorAll("#people li").length === 2`)
+	for i := range 10 {
+		say("alice", fmt.Sprint("message ", i))
+		time.Sleep(time.Second)
+	}
+	wire.pull(false)
+	heard(12, "alice", "carol")
+	until(t, people["carol"], `document.getElementById("log").textContent.includes("Nothing was lost.")`)
+	want := lines("alice")
+	if got := lines("carol"); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("carol has %q, alice has %q", got, want)
+	}
+
+	do(t, people["bob"], chromedp.SendKeys("#room", "attic\n")) // bob's "I am" is still in the box
+	until(t, people["bob"], `document.getElementById("state").textContent === "in attic"`)
+	say("alice", "bob?")
+	until(t, people["bob"], `document.querySelector(".unread")?.textContent === "1" && document.title === "(1) Chat"`)
+
+	var counts []struct {
+		Room          string
+		Members, Keys int
+	}
+	resp, err := http.Get(page + "admin/rooms")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if json.NewDecoder(resp.Body).Decode(&counts); len(counts) != 2 || counts[0].Room != "attic" || counts[1].Keys != 3 || counts[1].Members != 3 {
+		t.Errorf("%+v", counts)
+	}
+	if dir := os.Getenv("FOYER_SCREENSHOTS"); dir != "" {
+		for file, who := range map[string]string{"chat.png": "carol", "chat-unread.png": "bob"} {
+			picture, err := chromedp.Run(people[who], chromedp.CaptureScreenshot())
+			if err != nil || os.WriteFile(dir+"/"+file, picture, 0o644) != nil {
+				t.Error(err)
+			}
+		}
+	}
+}

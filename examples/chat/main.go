@@ -1,0 +1,115 @@
+// Chat is a chat for browsers: rooms, names, who is there, history, who is typing, unread marks. A page that was offline
+// shows what it has missed. docs/rooms.md walks through this program.
+//
+//	go run ./examples/chat
+package main
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"flag"
+	"log"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	"github.com/foyerws/foyer"
+	"github.com/foyerws/foyer/rooms"
+)
+
+//go:embed page.html
+var page string
+
+// maxText is how many bytes a message may have.
+const maxText = 2000
+
+func main() {
+	addr := flag.String("addr", "localhost:8080", "address to listen on")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+
+	hub := &rooms.Hub{Encode: rooms.JSON, Options: whoJoins, OnMessage: check}
+	h := new(foyer.Handler)
+	go h.ForEach(context.Background(), func(ctx context.Context, s *foyer.Socket) {
+		hub.Room(s.Request().PathValue("room")).Serve(ctx, s)
+	})
+
+	mux := http.NewServeMux()
+	mux.Handle("GET /rooms/{room}/socket", h)
+	mux.HandleFunc("GET /rooms/{room}/members", func(w http.ResponseWriter, r *http.Request) {
+		writeJSON(w, hub.Room(r.PathValue("room")).Members())
+	})
+	mux.HandleFunc("GET /admin/rooms", func(w http.ResponseWriter, r *http.Request) { writeJSON(w, counts(hub)) })
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Header().Set("Content-Security-Policy", "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; base-uri 'none'")
+		w.Write([]byte(page))
+	})
+
+	srv := &http.Server{Addr: *addr, Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	go func() {
+		<-ctx.Done()
+		ending, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		h.Shutdown(ending)
+		hub.Shutdown(ending)
+		srv.Shutdown(ending)
+	}()
+	log.Printf("listening on http://%s", *addr)
+	if err := srv.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		log.Fatal(err)
+	}
+}
+
+// whoJoins says who a client is and what it has seen. The page sends both in the URL; a program with a login takes the
+// name from there: see docs/identity.md.
+func whoJoins(s *foyer.Socket) rooms.JoinOptions {
+	query := s.Request().URL.Query()
+	since, _ := rooms.ParsePosition(query.Get("since"))
+	return rooms.JoinOptions{Key: strings.TrimSpace(query.Get("name")), Since: since, History: 50}
+}
+
+// check lets through what the page sends: {"text":"..."} or {"typing":true}.
+func check(_ context.Context, _ *rooms.Member, m *rooms.Message) error {
+	var sent struct {
+		Text   string `json:"text,omitempty"`
+		Typing bool   `json:"typing,omitempty"`
+	}
+	if err := json.Unmarshal(m.Data, &sent); err != nil {
+		return &rooms.Refusal{Reason: "malformed message"}
+	}
+	switch sent.Text = strings.TrimSpace(sent.Text); {
+	case len(sent.Text) > maxText:
+		return &rooms.Refusal{Reason: "the message is too long"}
+	case sent.Text == "" && !sent.Typing:
+		return &rooms.Refusal{Reason: "the message is empty"}
+	}
+	m.Transient = sent.Text == "" // who is typing is of no interest to those who come later
+	m.Type = foyer.Text
+	m.Data, _ = json.Marshal(sent)
+	return nil
+}
+
+// A count is what an admin sees of a room.
+type count struct {
+	Room          string
+	Members, Keys int
+}
+
+func counts(hub *rooms.Hub) (all []count) {
+	for _, name := range hub.Rooms() {
+		members, keys := hub.Room(name).Count()
+		all = append(all, count{name, members, keys})
+	}
+	return all
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(v)
+}

@@ -76,7 +76,23 @@ var visits = []visit{
 		}
 		return crowd.Hear(ctx, s, "alice: hi")
 	}},
+	{document: "docs/rooms.md", marks: "var hub rooms.Hub\n\tvar h", path: "/rooms/attic", talk: hearsItself},
+	{document: "docs/rooms.md", marks: "hub.OnJoin", path: "/rooms/attic?user=alice", talk: hearsItself},
 	{document: "docs/identity.md", marks: "func except(", path: "/ws", talk: func(context.Context, *foyer.Socket) error { return nil }},
+}
+
+// hearsItself says something in a room, and waits until it hears that among what others say.
+func hearsItself(ctx context.Context, s *foyer.Socket) error {
+	word := fmt.Sprint("hello from ", s.LocalAddr())
+	if err := s.SendText(ctx, word); err != nil {
+		return err
+	}
+	for {
+		_, p, err := s.Read(ctx)
+		if err != nil || strings.Contains(string(p), word) {
+			return err
+		}
+	}
 }
 
 // logIn returns the cookie of alice.
@@ -90,7 +106,7 @@ func logIn(addr string) *foyer.DialOptions {
 }
 
 // others are programs that serve nothing: they only have to compile, or are run by a test of their own.
-var others = []string{"foyer.Dial(", `"testing"`}
+var others = []string{"foyer.Dial(", `"testing"`, "hub.Events("}
 
 // TestProgramsInTheDocumentsServeACrowd runs each server that a document shows, and has a hundred clients come at once.
 func TestProgramsInTheDocumentsServeACrowd(t *testing.T) {
@@ -98,7 +114,7 @@ func TestProgramsInTheDocumentsServeACrowd(t *testing.T) {
 		t.Skip("builds and runs programs")
 	}
 	shown := make(map[string]int)
-	for _, document := range []string{"README.md", "docs/deploy.md", "docs/identity.md", "docs/qt.md", "docs/architecture.md", "docs/trouble.md", "docs/migrate.md", "docs/tutorial.md"} {
+	for _, document := range []string{"README.md", "docs/deploy.md", "docs/identity.md", "docs/qt.md", "docs/rooms.md", "docs/architecture.md", "docs/trouble.md", "docs/migrate.md", "docs/tutorial.md"} {
 		text, err := os.ReadFile(document)
 		if err != nil {
 			t.Fatal(err)

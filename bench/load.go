@@ -46,7 +46,10 @@ var workloads = []workload{
 	{"fragmented", "64 connections, 4 KiB text in 16 frames, one in flight", "messages", (*load).fragmented},
 	{"crowd", "10,000 connections, 128 B text, 64 in flight over all of them", "messages", (*load).crowd},
 	{"idle", "connections that say nothing", "connections", (*load).idle},
-	{"broadcast", "1,000 receivers, 128 B text, 8 in flight", "deliveries", (*load).broadcast},
+	{"broadcast", "1,000 receivers, 128 B text, 8 in flight", "deliveries", func(l *load) (result, error) { return l.broadcast(1000, 128, 0) }},
+	{"broadcast4k", "the same with 4 KiB", "deliveries", func(l *load) (result, error) { return l.broadcast(1000, 4<<10, 0) }},
+	{"broadcast10k", "10,000 receivers, 128 B text, 8 in flight", "deliveries", func(l *load) (result, error) { return l.broadcast(10_000, 128, 0) }},
+	{"slow", "1,000 receivers, 4 KiB text, 8 in flight, and 100 more that do not read", "deliveries", func(l *load) (result, error) { return l.broadcast(1000, 4<<10, 100) }},
 	{"tls", "64 sockets, 128 B text, one in flight, over TLS, each its connection, or 8 on one with HTTP/2", "messages", (*load).tls},
 	{"compressed", "64 connections, 1 KiB JSON, one in flight, permessage-deflate", "messages", (*load).compressed},
 }
@@ -295,32 +298,44 @@ func (l *load) keepGoing(p *peers, first []*peer, window int, again func(c *peer
 	return r, err
 }
 
-// broadcast has one connection of a thousand send, so that eight messages are on their way to all.
-func (l *load) broadcast() (result, error) {
-	const receivers, inFlight = 1000, 8
-	fds, err := l.connectAll(receivers, "/broadcast")
+// broadcast has one of many receivers send, so that eight messages are on their way to all. silent others do not read.
+func (l *load) broadcast(receivers, size, silent int) (result, error) {
+	const inFlight = 8
+	fds, err := l.connectAll(receivers+silent, "/broadcast")
 	if err != nil {
 		return result{}, err
 	}
 	time.Sleep(200 * time.Millisecond) // until the server has everybody in the room
-	send, want := l.frames(1, 128)
-	p, err := newPeers(fds, bytes.Repeat(send, inFlight), len(send), want)
+	before, err := l.settled()
 	if err != nil {
 		return result{}, err
 	}
-	sender, sent := p.all[0], int64(inFlight)
-	if err := p.send(sender, inFlight); err != nil {
+	send, want := l.frames(1, size)
+	p, err := newPeers(fds[:receivers], bytes.Repeat(send, inFlight), len(send), want)
+	if err != nil {
 		return result{}, err
 	}
-	again := func(*peer, int) error {
-		n := int(p.received/receivers + inFlight - sent)
-		sent += int64(n)
-		return p.send(sender, n)
+	var sent []time.Time // by the number of the message
+	heard := make(map[*peer]int, receivers)
+	sendMore := func(n int) error {
+		for range n {
+			sent = append(sent, time.Now())
+		}
+		return p.send(p.all[0], n)
+	}
+	again := func(c *peer, n int) error {
+		heard[c] += n
+		p.latencies = append(p.latencies, int32(time.Since(sent[heard[c]-1]).Microseconds()))
+		return sendMore(int(p.received/int64(receivers)) + inFlight - len(sent))
+	}
+	if err := sendMore(inFlight); err != nil {
+		return result{}, err
 	}
 	if err := p.runFor(warmUp, again); err != nil {
 		return result{}, err
 	}
 	begin := p.received
+	p.latencies = p.latencies[:0]
 	m, err := newMeter(l.pid)
 	if err != nil {
 		return result{}, err
@@ -328,7 +343,19 @@ func (l *load) broadcast() (result, error) {
 	if err := p.runFor(l.duration, again); err != nil {
 		return result{}, err
 	}
-	return m.stop(p.received - begin)
+	r, err := m.stop(p.received - begin)
+	if err != nil {
+		return result{}, err
+	}
+	r.P99 = percentile(p.latencies, 0.99)
+	if silent > 0 {
+		after, err := l.settled()
+		if err != nil {
+			return result{}, err
+		}
+		r.Bytes = float64(after-before) / float64(silent)
+	}
+	return r, nil
 }
 
 // handshakes connects and hangs up.

@@ -16,6 +16,7 @@ import (
 	"runtime/debug"
 	"runtime/pprof"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -75,7 +76,12 @@ var servers = []server{
 		lacks: []string{"handshake", "storm", "fragmented", "idle", "broadcast", "tls", "compressed"}},
 }
 
-func (s *server) can(workload string) bool { return !slices.Contains(s.lacks, workload) }
+func (s *server) can(workload string) bool {
+	if strings.HasPrefix(workload, "broadcast") || workload == "slow" {
+		workload = "broadcast"
+	}
+	return !slices.Contains(s.lacks, workload)
+}
 
 var errNotInstalled = errors.New("not installed")
 

@@ -46,6 +46,13 @@ var groups = []group{
 		{"idle", "idle, bytes", func(r result) float64 { return r.Bytes }, false, true, false},
 		{"idle", "after one echo", func(r result) float64 { return r.After }, false, true, false},
 	}},
+	{"Rooms", []column{
+		{"broadcast", "p99", func(r result) float64 { return r.P99 }, true, true, false},
+		{"broadcast4k", "broadcast of 4 KiB, deliveries per CPU second", func(r result) float64 { return inverse(r.CPU) }, true, false, false},
+		{"broadcast10k", "to 10,000", func(r result) float64 { return inverse(r.CPU) }, true, false, false},
+		{"slow", "with clients that do not read", func(r result) float64 { return inverse(r.CPU) }, true, false, false},
+		{"slow", "bytes for each of those", func(r result) float64 { return r.Bytes }, false, true, false},
+	}},
 	{"Clients that come", []column{
 		{"handshake", "handshake, CPU", func(r result) float64 { return r.CPU }, true, true, false},
 		{"storm", "storm, clients per CPU second", func(r result) float64 { return inverse(r.CPU) }, true, false, false},

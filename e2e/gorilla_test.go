@@ -81,6 +81,15 @@ func gorillaExample(t *testing.T, name string, args ...string) string {
 func TestGorillasChat(t *testing.T) {
 	addr := gorillaExample(t, "chat")
 	var clients []*gorilla.Conn
+	// All of them hear a line before the next is said: the chat joins lines that wait.
+	say := func(c *gorilla.Conn, line string) {
+		c.WriteMessage(gorilla.TextMessage, []byte(line))
+		for n, c := range clients {
+			if _, p, err := c.ReadMessage(); err != nil || string(p) != line {
+				t.Fatalf("client %d: %q, %v", n, p, err)
+			}
+		}
+	}
 	for range 100 {
 		c, _, err := gorilla.DefaultDialer.Dial("ws://"+addr+"/ws", http.Header{"Origin": {"http://" + addr}})
 		if err != nil {
@@ -89,16 +98,10 @@ func TestGorillasChat(t *testing.T) {
 		defer c.Close()
 		c.SetReadDeadline(time.Now().Add(20 * time.Second))
 		clients = append(clients, c)
+		say(c, "I am here") // which it hears when it is among the others
 	}
 	for i := range 20 {
-		line := fmt.Sprint("message ", i)
-		clients[i*5].WriteMessage(gorilla.TextMessage, []byte(line))
-		// All of them hear it before the next is said: the chat joins lines that wait.
-		for n, c := range clients {
-			if _, p, err := c.ReadMessage(); err != nil || string(p) != line {
-				t.Fatalf("client %d: %q, %v", n, p, err)
-			}
-		}
+		say(clients[i*5], fmt.Sprint("message ", i))
 	}
 	_, resp, err := gorilla.DefaultDialer.Dial("ws://"+addr+"/ws", http.Header{"Origin": {"https://evil.example"}})
 	if err == nil || resp == nil || resp.StatusCode != http.StatusForbidden {

@@ -81,7 +81,7 @@ type WebSocketServer struct {
 
 	// Touched only on the event loop.
 	reserved int          // handshakes that were let in and whose sockets are not pending yet
-	waiting  []*admission // handshakes that wait for what becomes of those
+	waiting  []*admission // handshakes that wait until those are over
 
 	reports atomic.Int32 // failed handshakes that wait to be reported
 }

@@ -27,7 +27,7 @@ func request(line, by string) string {
 	return r[:i] + by + r[end:]
 }
 
-// TestRequestsOfQtsTests has the requests of Qt's tests for handshakes, and what becomes of them here.
+// TestRequestsOfQtsTests has the requests of Qt's tests for handshakes, and how they are answered here.
 func TestRequestsOfQtsTests(t *testing.T) {
 	more := func(lines string) string { return request("Connection", "Connection: Upgrade\r\n"+lines) }
 	for name, test := range map[string]struct {
@@ -42,7 +42,7 @@ func TestRequestsOfQtsTests(t *testing.T) {
 		"zeros":                            {strings.Repeat("\x00", 10) + "\r\n", 400},
 		"host":                             {request("Host", "Host: \xff\xff\r\n"), 400},
 		"version of the protocol":          {request("Sec-WebSocket-Version", "Sec-WebSocket-Version: \xff\xff\r\n"), 426},
-		"method":                           {request("GET", "XXX /x HTTP/1.1\r\n"), 405},
+		"method":                           {request("GET", "BREW /x HTTP/1.1\r\n"), 405},
 		"connection":                       {request("Connection", "Connection: xxxxxxx\r\n"), 426},
 		"upgrade":                          {request("Upgrade", "Upgrade: wabsocket\r\n"), 426},
 		"upgrade to one of two":            {request("Upgrade", "Upgrade: websocket,ftp\r\n"), 101}, // Qt refuses

@@ -92,7 +92,7 @@ type Message struct {
 	// need only the last.
 	Replaces string
 
-	// Transient says that the message is for those who are there: it has no place in the history, and Position is that of
+	// Transient says that the message is only for the members of the moment: it has no place in the history, and Position is that of
 	// the message before it. "Is typing" is such a message.
 	Transient bool
 

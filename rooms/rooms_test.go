@@ -359,7 +359,7 @@ func TestHistory(t *testing.T) {
 	}
 }
 
-// TestTransientMessages are for those who are there, and for nobody who comes later.
+// TestTransientMessages reach the members of the moment, and none that join later.
 func TestTransientMessages(t *testing.T) {
 	hub := Hub{Encode: JSON, OnMessage: func(_ context.Context, _ *Member, m *Message) error {
 		m.Transient = string(m.Data) == "typing"

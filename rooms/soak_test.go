@@ -15,7 +15,7 @@ import (
 )
 
 // TestSoak has 200 members disconnect and come back at random while 20 publish, with the limits that a program gets which
-// sets none. What each hears is complete, or it is told of a gap; nothing comes twice. FOYER_SOAK is how long.
+// sets none. What each hears is complete, or a gap is reported; nothing comes twice. FOYER_SOAK is how long.
 func TestSoak(t *testing.T) {
 	duration := 3 * time.Second
 	if d, err := time.ParseDuration(os.Getenv("FOYER_SOAK")); err == nil {

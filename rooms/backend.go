@@ -23,9 +23,10 @@ type Channel interface {
 	// Last returns the position of the message that was published last. An Offset of 0 means that there was none.
 	Last() Position
 
-	// History returns the messages after since that the Backend still has, in order, at most max. complete says that these
-	// are all that were published after since, up to those that were passed to Deliver when History was called.
-	History(ctx context.Context, since Position, max int) (messages []*Message, complete bool, err error)
+	// History returns the first messages after since, in order, at most max. intact says that none is missing between since
+	// and the last of them; an empty result is intact if since is the last position. For the zero Position it returns the
+	// last max messages.
+	History(ctx context.Context, since Position, max int) (messages []*Message, intact bool, err error)
 
 	// Close ends the delivery. No method is called after it.
 	Close() error

@@ -79,10 +79,8 @@ func (s *stored) History(_ context.Context, since Position, max int) ([]*Message
 	if i < 0 && since.Offset != 0 || since.Epoch != "stream" {
 		return nil, false, nil
 	}
-	if all = all[i+1:]; len(all) > max {
-		return nil, false, nil
-	}
-	return all, true, nil
+	all = all[i+1:]
+	return all[:min(max, len(all))], true, nil
 }
 
 func (s *stored) Close() error {
@@ -118,8 +116,8 @@ func TestHistoryOfABackend(t *testing.T) {
 		{JoinOptions{}, false, nil},
 		{JoinOptions{Since: at(15)}, true, texts(16, 20)},
 		{JoinOptions{Since: at(20)}, true, nil},
-		{JoinOptions{Since: at(1)}, false, nil}, // more than HistoryMessages
-		{JoinOptions{Since: at(1), History: 3}, false, texts(18, 20)},
+		{JoinOptions{Since: at(1)}, true, texts(2, 20)}, // more than HistoryMessages
+		{JoinOptions{Since: at(1), History: 3}, true, texts(2, 20)},
 		{JoinOptions{History: 4}, false, texts(17, 20)},
 		{JoinOptions{Since: Position{"other", 60}, History: 1}, false, texts(20, 20)},
 		{JoinOptions{Since: at(21)}, false, nil},
@@ -136,6 +134,35 @@ func TestHistoryOfABackend(t *testing.T) {
 			}
 		}
 		m.Leave()
+	}
+}
+
+// TestCatchingUp has members come back to more than one page of history, while others publish, and with little room in the
+// ring.
+func TestCatchingUp(t *testing.T) {
+	for _, policy := range []SlowPolicy{Close, Skip, Resync} {
+		backend := &store{}
+		hub := Hub{Backend: backend, Encode: numbered, HistoryMessages: 300, Slow: policy}
+		room := hub.Room("x")
+		for i := 1; i <= 500; i++ {
+			room.Publish(t.Context(), foyer.Text, fmt.Append(nil, "m", i))
+		}
+		client, server := foyertest.Pair(t, &foyer.Handler{})
+		m, err := room.Join(t.Context(), server, JoinOptions{Since: Position{"stream", 3}})
+		if err != nil || !m.Recovered() {
+			t.Fatal(err, m.Recovered())
+		}
+		go func() {
+			for i := 501; i <= 600; i++ {
+				room.Publish(t.Context(), foyer.Text, fmt.Append(nil, "m", i))
+			}
+		}()
+		hear(t, client) // welcome
+		for i := 2; i <= 600; i++ {
+			if got, want := hear(t, client), fmt.Sprint(Position{"stream", uint64(3 * i)}, " m", i); got != want {
+				t.Fatalf("policy %d: %q, want %q", policy, got, want)
+			}
+		}
 	}
 }
 

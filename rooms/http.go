@@ -65,7 +65,7 @@ const (
 
 // stream serves Events until the request ends. An error means that nothing was written.
 func (r *room) stream(w http.ResponseWriter, request *http.Request, o JoinOptions) error {
-	earlier, complete, err := r.earlier(request.Context(), o)
+	earlier, intact, err := r.earlier(request.Context(), o)
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (r *room) stream(w http.ResponseWriter, request *http.Request, o JoinOption
 		r.mu.Unlock()
 		return fmt.Errorf("%w members", ErrFull)
 	}
-	m.begin(o, earlier, complete, r.channel.Last())
+	m.begin(o, earlier, intact, r.channel.Last())
 	if r.streams == nil {
 		r.streams = make(map[chan struct{}]bool)
 	}

@@ -62,8 +62,11 @@ type Member struct {
 	backlog  []private  // for this member, before what the ring has
 	cursor   uint64     // of the ring: what comes next
 	arrived  uint64     // what the ring had when the member came
+	conflate uint64     // up to where it gets only the last message of each subject
+	catching bool       // it gets messages from the Backend until those of the ring follow
 	steps    []step     // of what Peek has returned from the ring, where they are needed
 	last     Position   // of what was written last, for Resync
+	fetched  Position   // of what came last from the Backend
 	falling  bool       // fall is at work
 	left     bool
 	deadline *time.Timer
@@ -171,7 +174,7 @@ func (h *Hub) detach(m *Member) {
 // enter puts the member among those of its room, at the place where it is to go on.
 func (m *Member) enter(ctx context.Context, o JoinOptions) error {
 	r := m.room
-	earlier, complete, err := r.earlier(ctx, o)
+	earlier, intact, err := r.earlier(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -182,7 +185,7 @@ func (m *Member) enter(ctx context.Context, o JoinOptions) error {
 		return fmt.Errorf("%w members", ErrFull)
 	}
 	last := r.channel.Last()
-	m.begin(o, earlier, complete, last)
+	m.begin(o, earlier, intact, last)
 	m.index = len(r.members)
 	r.members = append(r.members, m)
 	announced := r.arrive(m)
@@ -195,16 +198,19 @@ func (m *Member) enter(ctx context.Context, o JoinOptions) error {
 	return nil
 }
 
+// pageSize is how many messages are asked of the Backend at a time for a member that catches up.
+const pageSize = 64
+
 // earlier gets messages from the Backend, if o asks for some that the ring does not have.
-func (r *room) earlier(ctx context.Context, o JoinOptions) (messages []*Message, complete bool, err error) {
+func (r *room) earlier(ctx context.Context, o JoinOptions) (messages []*Message, intact bool, err error) {
 	wanted := o.History
 	if o.Since != (Position{}) {
 		if _, ok := r.ring.after(o.Since, r.channel.Last()); ok {
 			return nil, false, nil
 		}
-		messages, complete, err = r.channel.History(ctx, o.Since, r.hub.set.messages)
-		if complete || err != nil || wanted == 0 {
-			return messages, complete, err
+		messages, intact, err = r.channel.History(ctx, o.Since, pageSize)
+		if intact && len(messages) > 0 || err != nil {
+			return messages, intact, err
 		}
 	}
 	if wanted = min(wanted, r.hub.set.messages); wanted > 0 && r.ring.history() < wanted {
@@ -214,44 +220,77 @@ func (r *room) earlier(ctx context.Context, o JoinOptions) (messages []*Message,
 }
 
 // begin finds the place where the member goes on. The caller has r.mu, so that nobody has the member pull before.
-func (m *Member) begin(o JoinOptions, earlier []*Message, complete bool, last Position) {
+func (m *Member) begin(o JoinOptions, earlier []*Message, intact bool, last Position) {
 	r := m.room
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	_, m.arrived = r.ring.bounds()
 	seq, ok := r.ring.after(o.Since, last)
+	m.last = last // as long as nothing was written
 	switch known := o.Since != (Position{}); {
 	case known && ok:
 		m.cursor, m.recovered = seq, true
-	case m.follow(earlier, last):
-		m.recovered = known && complete
+	case intact:
+		m.follow(earlier, last)
+		m.recovered = true
+	case len(earlier) > 0 && m.join(r.newest(earlier), last):
 	default:
 		m.cursor = r.ring.recent(o.History)
 	}
-	m.last = last
 	welcome := r.prepare(&Message{Kind: Welcome, Room: r.name, Position: last, Key: m.key, Info: m.info, Recovered: m.recovered})
 	if welcome != nil {
 		m.backlog = append([]private{{message: welcome}}, m.backlog...)
 	}
 }
 
-// follow has the member get messages of the Backend, and then what follows them in the ring. It reports false if there are
-// none, or the ring has dropped what follows. The caller has m.mu.
-func (m *Member) follow(messages []*Message, last Position) bool {
+// newest returns the last of messages, as many as a member may hold.
+func (r *room) newest(messages []*Message) []*Message {
+	size := 0
+	for i := len(messages) - 1; i >= 0; i-- {
+		if size += len(messages[i].Data) + entryOverhead; size > r.hub.set.bytes {
+			return messages[i+1:]
+		}
+	}
+	return messages
+}
+
+// follow has the member get messages of the Backend, as many as it may hold, and then what follows them: from the ring, or
+// once more from the Backend. The caller has m.mu.
+func (m *Member) follow(messages []*Message, last Position) {
+	size, n := 0, 0
+	for n < len(messages) && (n == 0 || size < m.room.hub.set.bytes) {
+		size += len(messages[n].Data) + entryOverhead
+		n++
+	}
+	m.catching = !m.join(messages[:n], last)
+	if m.catching {
+		m.queue(messages[:n])
+		m.cursor = 0 // which the ring has dropped: see fall
+	}
+}
+
+// join has the member get messages, and then what follows them in the ring. It reports false, and does nothing, if the ring
+// does not have that. The caller has m.mu.
+func (m *Member) join(messages []*Message, last Position) bool {
 	if len(messages) == 0 {
 		return false
 	}
 	seq, ok := m.room.ring.after(messages[len(messages)-1].Position, last)
-	if !ok {
-		return false
+	if ok {
+		m.queue(messages)
+		m.cursor = seq
 	}
+	return ok
+}
+
+// queue has the member get messages. The caller has m.mu.
+func (m *Member) queue(messages []*Message) {
 	for _, message := range messages {
 		if p := m.room.prepare(message); p != nil {
 			m.backlog = append(m.backlog, private{p, message.Position})
 		}
+		m.fetched = message.Position // also if it is not sent
 	}
-	m.cursor = seq
-	return true
 }
 
 // A private is a message for one member.
@@ -277,7 +316,7 @@ func (m *Member) pull(first, upto uint64) {
 func (m *Member) isBehind(first uint64) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.cursor >= first || m.falling || m.left {
+	if m.cursor >= first || m.falling || m.left || m.catching {
 		return false
 	}
 	m.falling = true
@@ -300,6 +339,10 @@ func (s *source) Peek(messages []*foyer.Prepared, upto uint64, max int) []*foyer
 		messages = append(messages, p.message)
 	}
 	if max -= min(len(m.backlog), max); max == 0 {
+		return messages
+	}
+	if m.cursor < m.conflate {
+		messages, m.cursor = m.room.ring.latest(messages, m.cursor, min(upto, m.conflate), max, &m.steps)
 		return messages
 	}
 	var steps *[]step
@@ -346,7 +389,16 @@ const resyncTimeout = 10 * time.Second
 // fall is called when the ring has dropped what the member needs next.
 func (m *Member) fall() {
 	r, h := m.room, m.room.hub
-	h.stats.slow.Add(1)
+	m.mu.Lock()
+	catching := m.catching
+	m.mu.Unlock()
+	if !catching {
+		h.stats.slow.Add(1)
+	}
+	if (catching || m.slow == Resync) && m.resync() {
+		m.rise()
+		return
+	}
 	if m.slow == Close {
 		m.socket.Close(foyer.CloseTryAgainLater, "too slow")
 		m.mu.Lock()
@@ -355,15 +407,18 @@ func (m *Member) fall() {
 		m.reportSlow(missed)
 		return // and gets nothing more
 	}
-	var missed uint64
-	if m.slow != Resync || !m.resync() {
-		missed = m.skip()
-	}
+	missed := m.skip()
+	m.rise()
+	m.reportSlow(missed)
+}
+
+// rise is the end of fall for a member that goes on.
+func (m *Member) rise() {
 	m.mu.Lock()
 	m.falling = false
 	m.mu.Unlock()
-	m.pull(r.ring.bounds())
-	m.reportSlow(missed)
+	_, upto := m.room.ring.bounds()
+	m.feed.Pull(upto)
 }
 
 func (m *Member) reportSlow(missed uint64) {
@@ -379,14 +434,23 @@ func (m *Member) resync() bool {
 	defer cancel()
 	m.mu.Lock()
 	since := m.last
+	if m.catching || len(m.backlog) > 0 && m.fetched != (Position{}) {
+		since = m.fetched // and what is before it is written or in the backlog
+	}
 	m.mu.Unlock()
-	messages, complete, err := r.channel.History(ctx, since, r.hub.set.messages)
-	if err != nil || !complete {
+	messages, intact, err := r.channel.History(ctx, since, pageSize)
+	if err != nil || !intact {
 		return false
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.follow(messages, r.channel.Last())
+	if len(messages) == 0 { // what was dropped were no published messages
+		seq, ok := r.ring.after(since, r.channel.Last())
+		m.cursor, m.catching = seq, false
+		return ok
+	}
+	m.follow(messages, r.channel.Last())
+	return true
 }
 
 // skip goes on where the ring begins, and returns how many messages the member has missed.
@@ -394,17 +458,15 @@ func (m *Member) skip() (missed uint64) {
 	r := m.room
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.catching = false
 	to, before, missed := r.ring.skip(m.cursor)
-	var latest []*foyer.Prepared
 	if m.slow == Conflate {
-		latest, to = r.ring.latest(m.cursor)
+		_, m.conflate = r.ring.bounds()
+	} else {
+		m.cursor = to
 	}
-	m.cursor = to
 	if gap := r.prepare(&Message{Kind: Gap, Room: r.name, Position: before, Missed: missed}); gap != nil {
 		m.backlog = append(m.backlog, private{message: gap})
-	}
-	for _, p := range latest {
-		m.backlog = append(m.backlog, private{message: p})
 	}
 	return missed
 }

@@ -99,7 +99,8 @@ type Message struct {
 	// Recovered says, in a Welcome, that the member gets everything that was published after JoinOptions.Since.
 	Recovered bool
 
-	// Missed says, in a Gap, how many messages the member will not get; at least one.
+	// Missed says, in a Gap, how many messages of all kinds the member will not get; at least one. A member that
+	// conflates may get some of them.
 	Missed uint64
 
 	// Reason says, in a Refused, why.

@@ -243,11 +243,19 @@ func (r *ring) skip(seq uint64) (to uint64, before Position, missed uint64) {
 	return r.first, r.lost, r.first - seq
 }
 
-// latest returns the last message of each subject from seq on, and those that the ring has without a subject, in order, and
-// the sequence number behind them.
-func (r *ring) latest(seq uint64) (messages []*foyer.Prepared, next uint64) {
+// latest is read for a member that conflates: of each subject it appends the last message only, also if that is no entry any
+// more. It returns where the member goes on if there is none.
+func (r *ring) latest(messages []*foyer.Prepared, seq, upto uint64, max int, steps *[]step) (_ []*foyer.Prepared, from uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	begin, oldest := len(messages), r.first
+	if seq > oldest {
+		oldest = seq
+	}
+	add := func(m *foyer.Prepared, s uint64) {
+		messages = append(messages, m)
+		*steps = append(*steps, step{next: s + 1})
+	}
 	var dropped []subject
 	for _, s := range r.subjects {
 		if seq <= s.seq && s.seq < r.first {
@@ -255,13 +263,16 @@ func (r *ring) latest(seq uint64) (messages []*foyer.Prepared, next uint64) {
 		}
 	}
 	slices.SortFunc(dropped, func(a, b subject) int { return cmp.Compare(a.seq, b.seq) })
-	for _, s := range dropped {
-		messages = append(messages, s.message)
+	for _, s := range dropped[:min(len(dropped), max)] {
+		add(s.message, s.seq)
 	}
-	for s := max(seq, r.first); s < r.next; s++ {
+	for s := oldest; s < min(upto, r.next) && len(messages)-begin < max; s++ {
 		if e := r.at(s); e.replaces == "" || r.subjects[e.replaces].seq == s {
-			messages = append(messages, e.message)
+			add(e.message, s)
 		}
 	}
-	return messages, r.next
+	if len(messages) == begin {
+		return messages, upto
+	}
+	return messages, seq
 }

@@ -10,9 +10,7 @@ require (
 	github.com/rs/cors v1.11.1
 	golang.org/x/net v0.55.0
 	golang.org/x/sys v0.45.0
+	golang.org/x/time v0.16.0
 )
 
-require (
-	golang.org/x/text v0.37.0 // indirect
-	golang.org/x/time v0.16.0 // indirect
-)
+require golang.org/x/text v0.37.0 // indirect

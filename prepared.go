@@ -135,8 +135,14 @@ func (s *Socket) NewFeed(source Source) *Feed {
 //
 // Pull may be called concurrently, and with positions that an earlier call has covered. The error is that of a Write on
 // a socket that has been closed.
-func (f *Feed) Pull(upto uint64) error {
-	if err := f.socket.wire.Pull(f.wire, upto, wire.Batched); err != nil {
+func (f *Feed) Pull(upto uint64) error { return f.pull(upto, wire.Batched) }
+
+// PullNow is like Pull, but writes at once what the network takes, and not together with what other sockets are about to
+// write. It is for a Source that cannot keep its messages for long.
+func (f *Feed) PullNow(upto uint64) error { return f.pull(upto, wire.Now) }
+
+func (f *Feed) pull(upto uint64, how wire.Leave) error {
+	if err := f.socket.wire.Pull(f.wire, upto, how); err != nil {
 		return f.socket.writeError(err)
 	}
 	return nil

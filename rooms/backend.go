@@ -20,7 +20,8 @@ type Channel interface {
 	// the message as safely as it promises, and it was passed to Deliver and Flush here.
 	Publish(ctx context.Context, m *Message) (Position, error)
 
-	// Last returns the position of the message that was published last. An Offset of 0 means that there was none.
+	// Last returns the position of the message that was published last. An Offset of 0 means that there was none. It is
+	// called once, after Open.
 	Last() Position
 
 	// History returns the first messages after since, in order, at most max. intact says that none is missing between since
@@ -28,17 +29,17 @@ type Channel interface {
 	// last max messages.
 	History(ctx context.Context, since Position, max int) (messages []*Message, intact bool, err error)
 
-	// Close ends the delivery. No method is called after it.
+	// Close ends the delivery. No method is called after it. The room is not opened again before it has returned.
 	Close() error
 }
 
-// A Sink takes what a Channel delivers. The calls must be made one after the other.
+// A Sink takes what a Channel delivers. It does not call the Channel.
 type Sink interface {
-	// Deliver takes a message, which has its Position. Offsets must grow, unless the message is Transient or the epoch
-	// changes.
+	// Deliver takes a message, which has its Position. It must be called for one message after the other. Offsets must
+	// grow, unless the message is Transient or the epoch changes.
 	Deliver(m *Message)
 
-	// Flush has members get what was delivered. It may be called once after several messages.
+	// Flush has members get what was delivered. It may be called once after several messages, and concurrently.
 	Flush()
 }
 

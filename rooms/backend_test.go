@@ -21,6 +21,19 @@ type store struct {
 	sinks    map[string]Sink
 	broken   error
 	asked    int
+	late     bool // deliver delivers, and not Publish
+	waiting  map[string][]*Message
+}
+
+// deliver delivers the next n messages of a room.
+func (s *store) deliver(room string, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range s.waiting[room][:n] {
+		s.sinks[room].Deliver(m)
+	}
+	s.waiting[room] = s.waiting[room][n:]
+	s.sinks[room].Flush()
 }
 
 func (s *store) Open(_ context.Context, room string, sink Sink) (Channel, error) {
@@ -50,6 +63,13 @@ func (s *stored) Publish(_ context.Context, m *Message) (Position, error) {
 	s.offset += 3
 	m.Position = Position{"stream", s.offset}
 	s.messages[s.room] = append(s.messages[s.room], m)
+	if s.late {
+		if s.waiting == nil {
+			s.waiting = make(map[string][]*Message)
+		}
+		s.waiting[s.room] = append(s.waiting[s.room], m)
+		return m.Position, nil
+	}
 	s.sinks[s.room].Deliver(m)
 	s.sinks[s.room].Flush()
 	return m.Position, nil

@@ -13,7 +13,7 @@
 //
 // All members of a room get its messages in the same order. There is no order between two rooms, or between a room and
 // what a program writes to the socket itself, with one exception: what is written after Publish has returned leaves after
-// the message that was published.
+// the message that was published, unless the member has fallen behind the ring.
 //
 // # Slow members
 //

@@ -76,7 +76,7 @@ func (r *room) stream(w http.ResponseWriter, request *http.Request, o JoinOption
 		r.mu.Unlock()
 		return fmt.Errorf("%w members", ErrFull)
 	}
-	m.begin(o, earlier, intact, r.channel.Last())
+	m.begin(o, earlier, intact)
 	if r.streams == nil {
 		r.streams = make(map[chan struct{}]bool)
 	}
@@ -94,12 +94,17 @@ func (r *room) stream(w http.ResponseWriter, request *http.Request, o JoinOption
 	control := http.NewResponseController(w)
 	keepalive := time.NewTicker(streamKeepalive)
 	defer keepalive.Stop()
-	fmt.Fprint(w, ": welcome\n\n")
+	if request.Method == http.MethodHead {
+		return nil
+	}
+	if m.cursor == m.arrived { // a client that hears nothing comes back to here
+		fmt.Fprintf(w, "id: %s\n\n", m.last)
+	}
 	for {
-		control.SetWriteDeadline(time.Now().Add(streamTimeout))
 		for more := true; more; {
 			var events []byte
 			events, more = m.events()
+			control.SetWriteDeadline(time.Now().Add(streamTimeout))
 			if _, err := w.Write(events); err != nil {
 				return nil
 			}
@@ -126,7 +131,7 @@ func (m *Member) events() (events []byte, more bool) {
 	backlog := m.backlog
 	m.backlog = nil
 	var steps []step
-	messages, from, ok := m.room.ring.read(nil, m.cursor, ^uint64(0), m.arrived, 64, &steps)
+	messages, from, ok := m.room.ring.read(nil, m.cursor, ^uint64(0), m.arrived, m.seen, 64, &steps)
 	m.cursor = from
 	if len(steps) > 0 {
 		m.cursor = steps[len(steps)-1].next
@@ -138,7 +143,7 @@ func (m *Member) events() (events []byte, more bool) {
 	for i, p := range messages {
 		writeEvent(&b, p, steps[i].position)
 	}
-	if !ok {
+	if !ok && !(m.catching && m.resync()) {
 		m.skip()
 	}
 	return b.Bytes(), !ok || len(messages) == 64

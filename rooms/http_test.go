@@ -59,8 +59,10 @@ func listen(t *testing.T, url, last string) (next func() []string) {
 		time.AfterFunc(5*time.Second, func() { resp.Body.Close() })
 		for lines.Scan() {
 			switch line := lines.Text(); {
-			case line == "" && event != nil:
+			case line == "" && len(event) > 1: // one that is only an id reaches no program
 				return event
+			case line == "":
+				event = nil
 			case line != "" && line[0] != ':':
 				event = append(event, line)
 			}

@@ -56,8 +56,8 @@ type Hub struct {
 	// Slow is what happens to members that are too slow, unless JoinOptions.Slow says something else.
 	Slow SlowPolicy
 
-	// HistoryMessages, HistoryBytes and HistoryAge limit what a room keeps. 0 means 256 messages, 1 MiB (each message
-	// counts 256 bytes more) and 5 minutes. What a member may be behind is the same.
+	// HistoryMessages, HistoryBytes and HistoryAge limit what a room keeps. 0 means 4,096 messages, 1 MiB (each
+	// message counts 256 bytes more) and 5 minutes. What a member may be behind is the same.
 	HistoryMessages int
 	HistoryBytes    int
 	HistoryAge      time.Duration
@@ -90,11 +90,14 @@ type Hub struct {
 
 	mu      sync.Mutex // guards:
 	rooms   map[string]*room
+	closing map[string]chan struct{}    // rooms whose Channel is being closed
 	sockets map[*foyer.Socket]int       // in how many rooms each is
 	users   map[string]map[*Member]bool // by key
 	sweeper *time.Timer                 // runs while there are rooms
 	closed  bool
 	end     chan struct{} // closed with it
+
+	leaving sync.WaitGroup // members; only before closed is anything added
 }
 
 // counters count what a Hub has done.
@@ -139,8 +142,8 @@ func (h *Hub) init() {
 		}
 		h.set = settings{
 			encode:   h.Encode,
-			messages: orDefault(h.HistoryMessages, 256),
-			bytes:    orDefault(h.HistoryBytes, 1<<20),
+			messages: max(orDefault(h.HistoryMessages, 4096), 1),
+			bytes:    max(orDefault(h.HistoryBytes, 1<<20), 2*entryOverhead),
 			age:      orDefault(h.HistoryAge, 5*time.Minute),
 			grace:    max(orDefault(h.ExpiryGrace, 10*time.Second), 0),
 			memory:   orDefault(h.HistoryMemory, 64<<20),
@@ -160,6 +163,7 @@ func (h *Hub) init() {
 		}
 		h.end = make(chan struct{})
 		h.rooms = make(map[string]*room)
+		h.closing = make(map[string]chan struct{})
 		h.sockets = make(map[*foyer.Socket]int)
 		h.users = make(map[string]map[*Member]bool)
 	})
@@ -207,6 +211,13 @@ func (h *Hub) open(ctx context.Context, name string) (*room, error) {
 		return nil, ErrName
 	}
 	r, err := h.find(name)
+	for closing := (*closingError)(nil); errors.As(err, &closing); r, err = h.find(name) {
+		select {
+		case <-closing.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -225,11 +236,14 @@ func (h *Hub) find(name string) (*room, error) {
 		return nil, ErrClosed
 	}
 	r := h.rooms[name]
+	if done := h.closing[name]; r == nil && done != nil {
+		return nil, &closingError{done}
+	}
 	if r == nil {
 		if len(h.rooms) >= h.set.rooms {
 			return nil, fmt.Errorf("%w rooms", ErrFull)
 		}
-		r = &room{hub: h, name: name}
+		r = &room{hub: h, name: name, opening: make(chan struct{}, 1)}
 		h.rooms[name] = r
 		if h.sweeper == nil {
 			h.sweeper = time.AfterFunc(sweepInterval, h.sweep)
@@ -253,9 +267,35 @@ func (h *Hub) release(r *room) {
 func (h *Hub) remove(r *room) {
 	delete(h.rooms, r.name)
 	h.bytes.Add(int64(-r.ring.clear()))
-	if r.channel != nil {
-		go r.channel.Close()
+	if r.channel == nil {
+		return
 	}
+	done := make(chan struct{})
+	h.closing[r.name] = done
+	go func() {
+		r.channel.Close()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.closing, r.name)
+		close(done)
+	}()
+}
+
+// A closingError says that a room is being closed. It can be opened when done is closed.
+type closingError struct{ done chan struct{} }
+
+func (*closingError) Error() string { return "rooms: the room is being closed" }
+
+// retain keeps the room of a member as long as a call of it needs it, and reports false if the member has left. The caller must
+// release it.
+func (h *Hub) retain(m *Member) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if m.gone {
+		return false
+	}
+	m.room.users++
+	return true
 }
 
 // sweepInterval is how often old messages and empty rooms are looked for.
@@ -370,14 +410,15 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 		rooms = append(rooms, r)
 	}
 	h.mu.Unlock()
+	for _, r := range rooms {
+		for _, m := range r.snapshot(nil) {
+			go m.Leave() // one that blocks in OnLeave delays none of the others
+		}
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for _, r := range rooms {
-			for _, m := range r.snapshot(nil) {
-				m.Leave()
-			}
-		}
+		h.leaving.Wait()
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		for _, r := range h.rooms {
@@ -395,6 +436,12 @@ func (h *Hub) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+func (h *Hub) isClosed() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.closed
 }
 
 // whenClosed returns a channel that Shutdown closes.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -56,7 +57,8 @@ type Member struct {
 	limiter   *rate.Limiter
 	recovered bool
 
-	index int // among the members of the room; guarded by room.mu
+	index int  // among the members of the room; guarded by room.mu
+	gone  bool // it is not counted any more; guarded by hub.mu
 
 	mu       sync.Mutex // a leaf but for that of the ring; guards:
 	backlog  []private  // for this member, before what the ring has
@@ -64,10 +66,12 @@ type Member struct {
 	arrived  uint64     // what the ring had when the member came
 	conflate uint64     // up to where it gets only the last message of each subject
 	catching bool       // it gets messages from the Backend until those of the ring follow
+	seen     Position   // what the client had seen before it was delivered here
 	steps    []step     // of what Peek has returned from the ring, where they are needed
 	last     Position   // of what was written last, for Resync
 	fetched  Position   // of what came last from the Backend
 	falling  bool       // fall is at work
+	entered  bool
 	left     bool
 	deadline *time.Timer
 	renewed  int         // how often a deadline was set
@@ -86,6 +90,9 @@ func (r *Room) Join(ctx context.Context, s *foyer.Socket, o JoinOptions) (*Membe
 
 func (r *Room) join(ctx context.Context, s *foyer.Socket, o JoinOptions) (*Member, error) {
 	h := r.hub
+	if s == nil {
+		return nil, errors.New("rooms: Join without a socket")
+	}
 	if o.Key != "" && !h.validName(o.Key) || o.Info != "" && !h.validName(o.Info) {
 		return nil, ErrName
 	}
@@ -97,18 +104,8 @@ func (r *Room) join(ctx context.Context, s *foyer.Socket, o JoinOptions) (*Membe
 	if m.slow == 0 {
 		m.slow = orDefault(h.Slow, Close)
 	}
-	if h.OnJoin != nil {
-		if err := h.guard("OnJoin", func() error { return h.OnJoin(ctx, m) }); err != nil {
-			h.release(room)
-			return nil, fmt.Errorf("%w: %w", ErrRefused, err)
-		}
-	}
-	if err := h.attach(m); err != nil {
-		h.release(room)
-		return nil, err
-	}
-	if err := m.enter(ctx, o); err != nil {
-		h.detach(m)
+	if err := m.joinRoom(ctx, o); err != nil {
+		m.SetDeadline(time.Time{}) // which OnJoin may have set
 		h.release(room)
 		return nil, err
 	}
@@ -118,10 +115,33 @@ func (r *Room) join(ctx context.Context, s *foyer.Socket, o JoinOptions) (*Membe
 	m.stop = stop
 	left := m.left
 	m.mu.Unlock()
-	if left { // by Shutdown, meanwhile
+	if left {
 		stop()
 	}
+	if h.isClosed() { // since a moment ago, and Shutdown may not have seen the member
+		m.Leave()
+		return nil, ErrClosed
+	}
 	return m, nil
+}
+
+// joinRoom makes m a member of its room, which is open.
+func (m *Member) joinRoom(ctx context.Context, o JoinOptions) error {
+	h := m.room.hub
+	if h.OnJoin != nil {
+		if err := h.guard("OnJoin", func() error { return h.OnJoin(ctx, m) }); err != nil {
+			return fmt.Errorf("%w: %w", ErrRefused, err)
+		}
+	}
+	if err := h.attach(m); err != nil {
+		return err
+	}
+	if err := m.enter(ctx, o); err != nil {
+		h.detach(m)
+		h.leaving.Done()
+		return err
+	}
+	return nil
 }
 
 // limiterKey is the key of a socket's value that limits what it publishes in the rooms of a Hub.
@@ -144,9 +164,13 @@ func (h *Hub) limiterOf(s *foyer.Socket) *rate.Limiter {
 func (h *Hub) attach(m *Member) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.sockets[m.socket] >= h.set.each {
+	switch {
+	case h.closed:
+		return ErrClosed
+	case h.sockets[m.socket] >= h.set.each:
 		return fmt.Errorf("%w rooms for one socket", ErrFull)
 	}
+	h.leaving.Add(1)
 	h.sockets[m.socket]++
 	if m.key != "" {
 		if h.users[m.key] == nil {
@@ -161,6 +185,7 @@ func (h *Hub) attach(m *Member) error {
 func (h *Hub) detach(m *Member) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	m.gone = true
 	if h.sockets[m.socket]--; h.sockets[m.socket] == 0 {
 		delete(h.sockets, m.socket)
 	}
@@ -180,12 +205,14 @@ func (m *Member) enter(ctx context.Context, o JoinOptions) error {
 	}
 	m.feed = m.socket.NewFeed((*source)(m))
 	r.mu.Lock()
-	if len(r.members) >= r.hub.set.members {
+	if len(r.members)+len(r.streams) >= r.hub.set.members {
 		r.mu.Unlock()
 		return fmt.Errorf("%w members", ErrFull)
 	}
-	last := r.channel.Last()
-	m.begin(o, earlier, intact, last)
+	if !m.begin(o, earlier, intact) {
+		r.mu.Unlock()
+		return ErrLeft
+	}
 	m.index = len(r.members)
 	r.members = append(r.members, m)
 	announced := r.arrive(m)
@@ -202,102 +229,125 @@ func (m *Member) enter(ctx context.Context, o JoinOptions) error {
 const pageSize = 64
 
 // earlier gets messages from the Backend, if o asks for some that the ring does not have.
-func (r *room) earlier(ctx context.Context, o JoinOptions) (messages []*Message, intact bool, err error) {
-	wanted := o.History
+func (r *room) earlier(ctx context.Context, o JoinOptions) (messages []private, intact bool, err error) {
 	if o.Since != (Position{}) {
-		if _, ok := r.ring.after(o.Since, r.channel.Last()); ok {
+		if _, ok := r.ring.follows(o.Since); ok {
 			return nil, false, nil
 		}
-		messages, intact, err = r.channel.History(ctx, o.Since, pageSize)
-		if intact && len(messages) > 0 || err != nil {
-			return messages, intact, err
+		page, intact, err := r.channel.History(ctx, o.Since, pageSize)
+		if err != nil || intact {
+			return r.oldest(page), intact, err
 		}
 	}
-	if wanted = min(wanted, r.hub.set.messages); wanted > 0 && r.ring.history() < wanted {
-		messages, _, err = r.channel.History(ctx, Position{}, wanted)
+	if wanted := min(o.History, r.hub.set.messages); wanted > 0 && r.ring.history() < wanted {
+		page, _, err := r.channel.History(ctx, Position{}, wanted)
+		return r.newest(page), false, err
 	}
-	return messages, false, err
+	return nil, false, nil
 }
 
-// begin finds the place where the member goes on. The caller has r.mu, so that nobody has the member pull before.
-func (m *Member) begin(o JoinOptions, earlier []*Message, intact bool, last Position) {
+// oldest encodes the first of messages, as many as one member may hold.
+func (r *room) oldest(messages []*Message) (encoded []private) {
+	size := 0
+	for _, m := range messages {
+		if size > r.hub.set.bytes {
+			break
+		}
+		encoded = append(encoded, private{r.prepare(m), m.Position})
+		size += encoded[len(encoded)-1].size()
+	}
+	return encoded
+}
+
+// newest encodes the last of messages, as many as one member may hold.
+func (r *room) newest(messages []*Message) (encoded []private) {
+	size := 0
+	for _, m := range slices.Backward(messages) {
+		p := private{r.prepare(m), m.Position}
+		if size += p.size(); size > r.hub.set.bytes {
+			break
+		}
+		encoded = append(encoded, p)
+	}
+	slices.Reverse(encoded)
+	return encoded
+}
+
+// begin finds the place where the member goes on, and reports false if it has left already. The caller has r.mu, so that nobody
+// has the member pull before.
+func (m *Member) begin(o JoinOptions, earlier []private, intact bool) bool {
 	r := m.room
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	_, m.arrived = r.ring.bounds()
-	seq, ok := r.ring.after(o.Since, last)
-	m.last = last // as long as nothing was written
+	if m.left {
+		return false
+	}
+	m.entered = true
+	start, ok := r.ring.start(o.Since, o.History)
+	m.cursor, m.arrived, m.last = start.seq, start.arrived, start.before
 	switch known := o.Since != (Position{}); {
 	case known && ok:
-		m.cursor, m.recovered = seq, true
-	case intact:
-		m.follow(earlier, last)
 		m.recovered = true
-	case len(earlier) > 0 && m.join(r.newest(earlier), last):
-	default:
-		m.cursor = r.ring.recent(o.History)
-	}
-	welcome := r.prepare(&Message{Kind: Welcome, Room: r.name, Position: last, Key: m.key, Info: m.info, Recovered: m.recovered})
-	if welcome != nil {
-		m.backlog = append([]private{{message: welcome}}, m.backlog...)
-	}
-}
-
-// newest returns the last of messages, as many as a member may hold.
-func (r *room) newest(messages []*Message) []*Message {
-	size := 0
-	for i := len(messages) - 1; i >= 0; i-- {
-		if size += len(messages[i].Data) + entryOverhead; size > r.hub.set.bytes {
-			return messages[i+1:]
+	case known && intact:
+		m.recovered = true
+		if len(earlier) > 0 {
+			m.follow(earlier)
+		} else {
+			m.cursor, m.last, m.seen = start.arrived, o.Since, o.Since // nothing was delivered here after it
+		}
+	case len(earlier) > 0:
+		if seq, ok := r.ring.follows(earlier[len(earlier)-1].position); ok {
+			m.queue(earlier)
+			m.cursor = seq
 		}
 	}
-	return messages
+	welcome := private{message: r.prepare(&Message{Kind: Welcome, Room: r.name, Position: start.last, Key: m.key, Info: m.info, Recovered: m.recovered})}
+	if m.cursor == m.arrived && len(m.backlog) == 0 {
+		welcome.position = start.last // or else positions before it will come
+	}
+	if welcome.message != nil {
+		m.backlog = append([]private{welcome}, m.backlog...)
+	}
+	return true
 }
 
-// follow has the member get messages of the Backend, as many as it may hold, and then what follows them: from the ring, or
-// once more from the Backend. The caller has m.mu.
-func (m *Member) follow(messages []*Message, last Position) {
-	size, n := 0, 0
-	for n < len(messages) && (n == 0 || size < m.room.hub.set.bytes) {
-		size += len(messages[n].Data) + entryOverhead
-		n++
-	}
-	m.catching = !m.join(messages[:n], last)
+// follow has the member get messages of the Backend, and then what follows them: from the ring, or once more from the Backend.
+// The caller has m.mu.
+func (m *Member) follow(messages []private) {
+	m.queue(messages)
+	seq, ok := m.room.ring.follows(m.fetched)
+	m.cursor, m.catching = seq, !ok
 	if m.catching {
-		m.queue(messages[:n])
 		m.cursor = 0 // which the ring has dropped: see fall
 	}
 }
 
-// join has the member get messages, and then what follows them in the ring. It reports false, and does nothing, if the ring
-// does not have that. The caller has m.mu.
-func (m *Member) join(messages []*Message, last Position) bool {
-	if len(messages) == 0 {
-		return false
-	}
-	seq, ok := m.room.ring.after(messages[len(messages)-1].Position, last)
-	if ok {
-		m.queue(messages)
-		m.cursor = seq
-	}
-	return ok
-}
-
 // queue has the member get messages. The caller has m.mu.
-func (m *Member) queue(messages []*Message) {
-	for _, message := range messages {
-		if p := m.room.prepare(message); p != nil {
-			m.backlog = append(m.backlog, private{p, message.Position})
+func (m *Member) queue(messages []private) {
+	for _, p := range messages {
+		if p.message != nil {
+			m.backlog = append(m.backlog, p)
 		}
-		m.fetched = message.Position // also if it is not sent
+		m.fetched = p.position
 	}
 }
 
 // A private is a message for one member.
 type private struct {
-	message  *foyer.Prepared
-	position Position // zero if it has none
+	message  *foyer.Prepared // nil if it is not sent
+	position Position        // zero if it has none
 }
+
+func (p *private) size() int {
+	if p.message == nil {
+		return 0
+	}
+	return len(p.message.Payload()) + entryOverhead
+}
+
+// maxLag is how far a member may be behind before it is written to at once. Further ones are left to the loops of their
+// sockets, which write for many of them.
+const maxLag = 32
 
 // pull has the socket get what is below upto, of a ring that begins with first. An error means that it has ended, and then the
 // member leaves soon.
@@ -305,22 +355,19 @@ type private struct {
 // A socket whose client does not read at all is not asked what it needs next. So it is found out here that it is too slow, if
 // something is to be done about it at once. All others find out when the client reads again.
 func (m *Member) pull(first, upto uint64) {
-	if m.slow == Close && m.isBehind(first) {
-		go m.fall()
-		return
-	}
-	m.feed.Pull(upto)
-}
-
-// isBehind reports once whether the ring, which begins with first, has dropped what the member needs next.
-func (m *Member) isBehind(first uint64) bool {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.cursor >= first || m.falling || m.left || m.catching {
-		return false
+	behind := m.cursor < first && !m.falling && !m.left && !m.catching
+	lags := m.cursor+maxLag < upto
+	if behind && m.slow == Close {
+		m.falling = true
+		go m.fall()
 	}
-	m.falling = true
-	return true
+	m.mu.Unlock()
+	if lags {
+		m.feed.PullNow(upto)
+	} else {
+		m.feed.Pull(upto)
+	}
 }
 
 // A source is a Member as its Feed sees it.
@@ -346,12 +393,12 @@ func (s *source) Peek(messages []*foyer.Prepared, upto uint64, max int) []*foyer
 		return messages
 	}
 	var steps *[]step
-	if m.slow == Resync || m.cursor < m.arrived {
+	if m.slow == Resync || m.cursor < m.arrived || m.seen != (Position{}) {
 		steps = &m.steps
 	} else {
 		m.steps = nil
 	}
-	messages, from, ok := m.room.ring.read(messages, m.cursor, upto, m.arrived, max, steps)
+	messages, from, ok := m.room.ring.read(messages, m.cursor, upto, m.arrived, m.seen, max, steps)
 	m.cursor = from
 	if !ok {
 		m.falling = true
@@ -388,28 +435,27 @@ const resyncTimeout = 10 * time.Second
 
 // fall is called when the ring has dropped what the member needs next.
 func (m *Member) fall() {
-	r, h := m.room, m.room.hub
+	h := m.room.hub
 	m.mu.Lock()
 	catching := m.catching
 	m.mu.Unlock()
-	if !catching {
-		h.stats.slow.Add(1)
-	}
 	if (catching || m.slow == Resync) && m.resync() {
+		if !catching {
+			h.stats.slow.Add(1)
+		}
 		m.rise()
 		return
 	}
-	if m.slow == Close {
+	missed, fallen := m.skip()
+	if fallen && m.slow == Close {
 		m.socket.Close(foyer.CloseTryAgainLater, "too slow")
-		m.mu.Lock()
-		_, _, missed := r.ring.skip(m.cursor)
-		m.mu.Unlock()
-		m.reportSlow(missed)
-		return // and gets nothing more
+	} else {
+		m.rise()
 	}
-	missed := m.skip()
-	m.rise()
-	m.reportSlow(missed)
+	if fallen {
+		h.stats.slow.Add(1)
+		m.reportSlow(missed)
+	}
 }
 
 // rise is the end of fall for a member that goes on.
@@ -438,37 +484,46 @@ func (m *Member) resync() bool {
 		since = m.fetched // and what is before it is written or in the backlog
 	}
 	m.mu.Unlock()
-	messages, intact, err := r.channel.History(ctx, since, pageSize)
+	page, intact, err := r.channel.History(ctx, since, pageSize)
 	if err != nil || !intact {
 		return false
 	}
+	messages := r.oldest(page)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(messages) == 0 { // what was dropped were no published messages
-		seq, ok := r.ring.after(since, r.channel.Last())
-		m.cursor, m.catching = seq, false
-		return ok
+	if len(messages) > 0 {
+		m.follow(messages)
+		return true
 	}
-	m.follow(messages, r.channel.Last())
-	return true
+	seq, ok := r.ring.follows(since) // what was dropped were no published messages
+	if ok {
+		m.cursor, m.catching = seq, false
+	}
+	return ok
 }
 
-// skip goes on where the ring begins, and returns how many messages the member has missed.
-func (m *Member) skip() (missed uint64) {
+// skip goes on where the ring begins, and returns how many messages the member has missed. It reports false if the member has
+// gone on meanwhile.
+func (m *Member) skip() (missed uint64, ok bool) {
 	r := m.room
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.catching = false
-	to, before, missed := r.ring.skip(m.cursor)
-	if m.slow == Conflate {
-		_, m.conflate = r.ring.bounds()
-	} else {
+	to, before, missed, end, ok := r.ring.skip(m.cursor, m.slow == Conflate)
+	switch {
+	case !ok || m.slow == Close:
+		return missed, ok
+	case m.slow == Conflate:
+		m.conflate = end
+	default:
 		m.cursor = to
 	}
-	if gap := r.prepare(&Message{Kind: Gap, Room: r.name, Position: before, Missed: missed}); gap != nil {
-		m.backlog = append(m.backlog, private{message: gap})
+	if missed > 0 {
+		if gap := r.prepare(&Message{Kind: Gap, Room: r.name, Position: before, Missed: missed}); gap != nil {
+			m.backlog = append(m.backlog, private{gap, before})
+		}
 	}
-	return missed
+	return missed, true
 }
 
 // Room returns the name of the room.
@@ -493,9 +548,10 @@ func (m *Member) Publish(ctx context.Context, t foyer.MessageType, p []byte) (Po
 	m.mu.Lock()
 	left := m.left
 	m.mu.Unlock()
-	if left {
+	if left || !h.retain(m) {
 		return Position{}, ErrLeft
 	}
+	defer h.release(m.room)
 	if !m.limiter.Allow() {
 		return Position{}, h.refused(ErrTooFast)
 	}
@@ -508,10 +564,12 @@ func (m *Member) Publish(ctx context.Context, t foyer.MessageType, p []byte) (Po
 	return m.room.publish(ctx, message)
 }
 
-// Leave ends the membership. The socket stays open. Further calls do nothing.
+// Leave ends the membership. The socket stays open. What was published and has not been sent to it is dropped. Further calls
+// do nothing. In OnJoin it makes Join fail.
 func (m *Member) Leave() {
 	m.mu.Lock()
-	if m.left {
+	if m.left || !m.entered {
+		m.left = true
 		m.mu.Unlock()
 		return
 	}
@@ -529,6 +587,7 @@ func (m *Member) Leave() {
 	if r.depart(m) {
 		r.flush()
 	}
+	defer h.leaving.Done()
 	h.detach(m)
 	h.release(r)
 	if h.OnLeave != nil {

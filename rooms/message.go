@@ -99,8 +99,7 @@ type Message struct {
 	// Recovered says, in a Welcome, that the member gets everything that was published after JoinOptions.Since.
 	Recovered bool
 
-	// Missed says, in a Gap, how many messages of all kinds the member will not get; at least one. A member that
-	// conflates may get some of them.
+	// Missed says, in a Gap, how many published messages the member will not get; at least one.
 	Missed uint64
 
 	// Reason says, in a Refused, why.
@@ -123,7 +122,7 @@ func Raw(m *Message) (foyer.MessageType, []byte) {
 //	{"type":"gap","room":"attic","position":"k3Jw-90","missed":12}
 //	{"type":"refused","room":"attic","reason":"too fast"}
 //
-// Data that is JSON itself stands there as it is; other text is a string; binary data is a string in base64, under the
+// Data that is JSON itself stands there as JSON, without its white space; other text is a string; binary data is a string in base64, under the
 // name "base64".
 func JSON(m *Message) (foyer.MessageType, []byte) {
 	e := struct {
@@ -134,7 +133,7 @@ func JSON(m *Message) (foyer.MessageType, []byte) {
 		Key       string          `json:"key,omitempty"`
 		Info      string          `json:"info,omitempty"`
 		Data      json.RawMessage `json:"data,omitempty"`
-		Base64    []byte          `json:"base64,omitempty"`
+		Base64    *[]byte         `json:"base64,omitempty"`
 		Transient bool            `json:"transient,omitempty"`
 		Recovered *bool           `json:"recovered,omitempty"`
 		Missed    uint64          `json:"missed,omitempty"`
@@ -146,7 +145,7 @@ func JSON(m *Message) (foyer.MessageType, []byte) {
 		e.Time = &now
 		switch {
 		case m.Type == foyer.Binary:
-			e.Base64 = m.Data
+			e.Base64 = &m.Data
 		case json.Valid(m.Data):
 			e.Data = m.Data
 		case utf8.Valid(m.Data):

@@ -17,6 +17,9 @@ type ring struct {
 	next    uint64     // that of the next one
 	bytes   int        // of the entries
 	lost    Position   // of the newest published message that was dropped
+	last    Position   // of the newest published message
+	others  []uint64   // the newest entries that were dropped and not published, in order
+	closed  bool       // nothing is added any more
 
 	subjects map[string]subject // the last message of each
 	retained int                // bytes of those that are entries no more
@@ -48,10 +51,24 @@ func (e *entry) size() int { return len(e.message.Payload()) + entryOverhead }
 
 func (r *ring) at(seq uint64) *entry { return &r.entries[seq%uint64(len(r.entries))] }
 
-// append adds e, and drops what is beyond the limits. It returns by how many bytes the ring has grown.
+// maxOthers is how many of the dropped entries a ring knows that were not published.
+const maxOthers = 1024
+
+// append adds e, and drops what is beyond the limits. An entry that was not published gets the position of the published one
+// before it; one without a message is only the new last position. It returns by how many bytes the ring has grown.
 func (r *ring) append(e entry, maxMessages, maxBytes int) (grown int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.closed {
+		return 0
+	}
+	if e.history {
+		r.last = e.position
+	}
+	if e.message == nil {
+		return 0
+	}
+	e.position = r.last
 	before := r.bytes + r.retained
 	for r.first < r.next && (int(r.next-r.first) >= maxMessages || r.bytes+e.size() > maxBytes) {
 		r.drop()
@@ -69,7 +86,26 @@ func (r *ring) append(e entry, maxMessages, maxBytes int) (grown int) {
 	*r.at(r.next) = e
 	r.next++
 	r.bytes += e.size()
+	for r.retained > maxBytes {
+		r.forget()
+	}
 	return r.bytes + r.retained - before
+}
+
+// forget gives up the oldest message of a subject that is no entry any more, and reports false if there is none. The caller
+// has the lock.
+func (r *ring) forget() bool {
+	oldest, found := "", false
+	for name, s := range r.subjects {
+		if s.seq < r.first && (!found || s.seq < r.subjects[oldest].seq) {
+			oldest, found = name, true
+		}
+	}
+	if found {
+		r.retained -= len(r.subjects[oldest].message.Payload()) + entryOverhead
+		delete(r.subjects, oldest)
+	}
+	return found
 }
 
 // remember makes e, which is about to be appended, the last message of its subject. The caller has the lock.
@@ -94,6 +130,11 @@ func (r *ring) drop() {
 	r.bytes -= e.size()
 	if e.history {
 		r.lost = e.position
+	} else {
+		if len(r.others) == maxOthers {
+			r.others = r.others[:copy(r.others, r.others[maxOthers/2:])]
+		}
+		r.others = append(r.others, r.first)
 	}
 	if s, ok := r.subjects[e.replaces]; ok && s.seq == r.first {
 		r.retained += e.size()
@@ -102,15 +143,15 @@ func (r *ring) drop() {
 	r.first++
 }
 
-// dropSome drops the oldest entry if there are several, and returns by how many bytes the ring has shrunk.
+// dropSome drops the oldest message of a subject that is no entry any more, or else the oldest entry if there are several. It
+// returns by how many bytes the ring has shrunk.
 func (r *ring) dropSome() (shrunk int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.next-r.first < 2 {
-		return 0
-	}
 	before := r.bytes + r.retained
-	r.drop()
+	for !r.forget() && r.next-r.first > 1 && r.bytes+r.retained == before {
+		r.drop() // which may retain it
+	}
 	return before - r.bytes - r.retained
 }
 
@@ -143,14 +184,22 @@ type step struct {
 // read appends up to max messages from seq on, but none from upto on, and a step for each if steps is not nil. Below fresh it
 // leaves out what is not history: it was for those who were there. It returns the sequence number of the first message, and
 // false if the one at seq was dropped.
-func (r *ring) read(messages []*foyer.Prepared, seq, upto, fresh uint64, max int, steps *[]step) (_ []*foyer.Prepared, from uint64, ok bool) {
+//
+// Nor does it append what the member has seen already, because the Backend had it before it was delivered here.
+func (r *ring) read(messages []*foyer.Prepared, seq, upto, fresh uint64, seen Position, max int, steps *[]step) (_ []*foyer.Prepared, from uint64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if seq < r.first {
 		return messages, seq, false
 	}
 	upto = min(upto, r.next)
-	stale := func(s uint64) bool { return s < fresh && !r.at(s).history }
+	stale := func(s uint64) bool {
+		e := r.at(s)
+		if !e.history {
+			return s < fresh
+		}
+		return e.position.Epoch == seen.Epoch && e.position.Offset <= seen.Offset
+	}
 	for seq < upto && stale(seq) {
 		seq++
 	}
@@ -175,15 +224,27 @@ func (r *ring) clear() (shrunk int) {
 	defer r.mu.Unlock()
 	shrunk = r.bytes + r.retained
 	r.entries, r.subjects, r.bytes, r.retained = nil, nil, 0, 0
-	r.first = r.next
+	r.first, r.closed = r.next, true
 	return shrunk
 }
 
-// begin says that what was published up to last is not in the ring.
+// begin says that what was published up to last is not in the ring, unless it was delivered meanwhile.
 func (r *ring) begin(last Position) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.lost = last
+	if r.last == (Position{}) {
+		r.last = last
+	}
+	if r.lost == (Position{}) {
+		r.lost = last
+	}
+}
+
+// lastPosition returns the position of the newest published message.
+func (r *ring) lastPosition() Position {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last
 }
 
 // bounds returns the sequence numbers of the oldest entry and of the next one.
@@ -193,12 +254,52 @@ func (r *ring) bounds() (first, next uint64) {
 	return r.first, r.next
 }
 
-// after returns the sequence number of what follows the message at a position. It reports false if something in between
-// was dropped, or the ring knows nothing of the position.
-func (r *ring) after(since, last Position) (seq uint64, ok bool) {
+// A start is where a member begins.
+type start struct {
+	seq     uint64   // of what it gets first
+	arrived uint64   // what the ring had
+	before  Position // of the last published message before seq
+	last    Position // of the newest published message
+}
+
+// start finds the place of a member: behind since, if the ring has all that was published after it, and then it returns true;
+// or else so that n published messages follow.
+func (r *ring) start(since Position, n int) (s start, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if since.Epoch != last.Epoch || since.Offset > last.Offset || r.lost.Epoch == last.Epoch && since.Offset < r.lost.Offset {
+	s = start{arrived: r.next, last: r.last}
+	if s.seq, ok = r.after(since); ok {
+		s.before = since
+		return s, true
+	}
+	s.seq = r.next
+	for seq := r.next; seq > r.first && n > 0; seq-- {
+		if r.at(seq - 1).history {
+			n--
+			s.seq = seq - 1
+		}
+	}
+	s.before = r.lost
+	for seq := s.seq; seq > r.first; seq-- {
+		if e := r.at(seq - 1); e.history {
+			s.before = e.position
+			break
+		}
+	}
+	return s, false
+}
+
+// follows returns the sequence number of what follows the message at a position, as start does.
+func (r *ring) follows(since Position) (seq uint64, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.after(since)
+}
+
+// after is follows for a caller that has the lock. It reports false if something after since was dropped, or the ring knows
+// nothing of the position.
+func (r *ring) after(since Position) (seq uint64, ok bool) {
+	if since.Epoch != r.last.Epoch || since.Offset > r.last.Offset || r.lost.Epoch == r.last.Epoch && since.Offset < r.lost.Offset {
 		return 0, false
 	}
 	for seq = r.next; seq > r.first; seq-- {
@@ -207,20 +308,6 @@ func (r *ring) after(since, last Position) (seq uint64, ok bool) {
 		}
 	}
 	return seq, true
-}
-
-// recent returns the sequence number from which n published messages follow, or all that there are.
-func (r *ring) recent(n int) uint64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	seq := r.next
-	for s := r.next; s > r.first && n > 0; s-- {
-		if r.at(s - 1).history {
-			n--
-			seq = s - 1
-		}
-	}
-	return seq
 }
 
 // history returns how many published messages there are.
@@ -235,12 +322,34 @@ func (r *ring) history() (n int) {
 	return n
 }
 
-// skip returns where a member goes on that wanted the entry at seq, which was dropped: the oldest entry, the position
-// before it, and how many entries it has missed.
-func (r *ring) skip(seq uint64) (to uint64, before Position, missed uint64) {
+// skip returns where a member goes on that wanted the entry at seq, which was dropped: the oldest entry, the position before
+// it, how many published messages it has missed, and up to where it conflates if it does. It reports false if the entry is
+// there after all.
+func (r *ring) skip(seq uint64, conflates bool) (to uint64, before Position, missed, end uint64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.first, r.lost, r.first - seq
+	if seq >= r.first {
+		return seq, Position{}, 0, 0, false
+	}
+	missed = r.first - seq
+	for _, other := range r.others {
+		if other >= seq {
+			missed--
+		}
+	}
+	if conflates {
+		for _, s := range r.subjects {
+			if seq <= s.seq && s.seq < r.first {
+				missed-- // that one it gets
+			}
+		}
+		for s := r.first; s < r.next; s++ {
+			if e := r.at(s); e.replaces != "" && r.subjects[e.replaces].seq != s {
+				missed++
+			}
+		}
+	}
+	return r.first, r.lost, missed, r.next, true
 }
 
 // latest is read for a member that conflates: of each subject it appends the last message only, also if that is no entry any

@@ -90,8 +90,8 @@ type room struct {
 	name  string
 	users int // members, and calls that use it; guarded by hub.mu
 
-	opening sync.Mutex
-	channel Channel // nil until it is open; guarded by opening
+	opening chan struct{} // has room for one, which opens
+	channel Channel       // nil until it is open; guarded by opening
 
 	ring ring
 
@@ -103,8 +103,12 @@ type room struct {
 
 // open opens the room if it is not open.
 func (r *room) open(ctx context.Context) error {
-	r.opening.Lock()
-	defer r.opening.Unlock()
+	select {
+	case r.opening <- struct{}{}:
+		defer func() { <-r.opening }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	if r.channel != nil {
 		return nil
 	}
@@ -132,7 +136,7 @@ func (r *room) publish(ctx context.Context, m *Message) (Position, error) {
 	}
 	sent := *m
 	sent.Kind, sent.Room, sent.Time = Published, r.name, time.Now()
-	sent.Data = slices.Clone(m.Data)
+	sent.Data = append([]byte{}, m.Data...) // never nil, which Encode would take for nothing
 	position, err := r.channel.Publish(ctx, &sent)
 	if err != nil {
 		return Position{}, err
@@ -153,13 +157,9 @@ func (r *room) prepare(m *Message) (prepared *foyer.Prepared) {
 }
 
 // add adds a message to the ring.
-func (r *room) add(m *Message, position Position) {
-	prepared := r.prepare(m)
-	if prepared == nil {
-		return
-	}
+func (r *room) add(m *Message) {
 	h := r.hub
-	e := entry{message: prepared, position: position, history: m.Kind == Published && !m.Transient, replaces: m.Replaces, time: m.Time}
+	e := entry{message: r.prepare(m), position: m.Position, history: m.Kind == Published && !m.Transient, replaces: m.Replaces, time: m.Time}
 	total := h.bytes.Add(int64(r.ring.append(e, h.set.messages, h.set.bytes)))
 	for total > h.set.memory {
 		shrunk := r.ring.dropSome()
@@ -174,7 +174,7 @@ func (r *room) add(m *Message, position Position) {
 type sink room
 
 // Deliver implements Sink.
-func (s *sink) Deliver(m *Message) { (*room)(s).add(m, m.Position) }
+func (s *sink) Deliver(m *Message) { (*room)(s).add(m) }
 
 // Flush implements Sink.
 func (s *sink) Flush() { (*room)(s).flush() }
@@ -204,7 +204,7 @@ func (r *room) snapshot(members []*Member) []*Member {
 // announce tells the members that a user has come or gone. The caller has r.mu, so that the order is that of the comings
 // and goings, and flushes after that.
 func (r *room) announce(kind Kind, key, info string) {
-	r.add(&Message{Kind: kind, Room: r.name, Key: key, Info: info, Time: time.Now()}, r.channel.Last())
+	r.add(&Message{Kind: kind, Room: r.name, Key: key, Info: info, Time: time.Now()})
 }
 
 // arrive counts a member, and announces its user if that was not there before. The caller has r.mu, and flushes if it

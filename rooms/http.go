@@ -128,11 +128,14 @@ func (r *room) stream(w http.ResponseWriter, request *http.Request, o JoinOption
 func (m *Member) events() (events []byte, more bool) {
 	var b bytes.Buffer
 	m.mu.Lock()
-	backlog := m.backlog
+	backlog, catching := m.backlog, m.catching
 	m.backlog = nil
+	var messages []*foyer.Prepared
 	var steps []step
-	messages, from, ok := m.room.ring.read(nil, m.cursor, ^uint64(0), m.arrived, m.seen, 64, &steps)
-	m.cursor = from
+	ok := !catching
+	if ok {
+		messages, m.cursor, ok = m.room.ring.read(nil, m.cursor, ^uint64(0), m.arrived, m.seen, 64, &steps)
+	}
 	if len(steps) > 0 {
 		m.cursor = steps[len(steps)-1].next
 	}
@@ -143,7 +146,7 @@ func (m *Member) events() (events []byte, more bool) {
 	for i, p := range messages {
 		writeEvent(&b, p, steps[i].position)
 	}
-	if !ok && !(m.catching && m.resync()) {
+	if !ok && !(catching && m.resync()) {
 		m.skip()
 	}
 	return b.Bytes(), !ok || len(messages) == 64

@@ -317,9 +317,6 @@ func (m *Member) follow(messages []private) {
 	m.queue(messages)
 	seq, ok := m.room.ring.follows(m.fetched)
 	m.cursor, m.catching = seq, !ok
-	if m.catching {
-		m.cursor = 0 // which the ring has dropped: see fall
-	}
 }
 
 // queue has the member get messages. The caller has m.mu.
@@ -386,6 +383,11 @@ func (s *source) Peek(messages []*foyer.Prepared, upto uint64, max int) []*foyer
 		messages = append(messages, p.message)
 	}
 	if max -= min(len(m.backlog), max); max == 0 {
+		return messages
+	}
+	if m.catching {
+		m.falling = true
+		go m.fall()
 		return messages
 	}
 	if m.cursor < m.conflate {
@@ -508,8 +510,13 @@ func (m *Member) skip() (missed uint64, ok bool) {
 	r := m.room
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.catching = false
 	to, before, missed, end, ok := r.ring.skip(m.cursor, m.slow == Conflate)
+	if m.catching { // and the ring may begin behind what the Backend does not have any more
+		m.catching, ok, missed = false, true, 1
+		if before.Epoch == m.fetched.Epoch && before.Offset > m.fetched.Offset {
+			missed = before.Offset - m.fetched.Offset
+		}
+	}
 	switch {
 	case !ok || m.slow == Close:
 		return missed, ok

@@ -329,7 +329,7 @@ func (r *ring) skip(seq uint64, conflates bool) (to uint64, before Position, mis
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if seq >= r.first {
-		return seq, Position{}, 0, 0, false
+		return r.first, r.lost, 0, r.next, false
 	}
 	missed = r.first - seq
 	for _, other := range r.others {

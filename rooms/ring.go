@@ -240,13 +240,6 @@ func (r *ring) begin(last Position) {
 	}
 }
 
-// lastPosition returns the position of the newest published message.
-func (r *ring) lastPosition() Position {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.last
-}
-
 // bounds returns the sequence numbers of the oldest entry and of the next one.
 func (r *ring) bounds() (first, next uint64) {
 	r.mu.Lock()

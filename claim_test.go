@@ -24,6 +24,7 @@ func dialled(t *testing.T, h *Handler, o *DialOptions) (server, client *Socket) 
 
 // TestTryWriteWaitsForNoWriter has messages that are compressed and Writers that take their time take turns.
 func TestTryWriteWaitsForNoWriter(t *testing.T) {
+	besideOthers(t)
 	s, c := dialled(t, &Handler{Compression: CompressionContextTakeover, CompressionThreshold: -1}, &DialOptions{Compression: CompressionContextTakeover})
 	c.CloseRead()
 	ctx, stop := context.WithTimeout(t.Context(), time.Second)
@@ -58,6 +59,7 @@ func TestTryWriteWaitsForNoWriter(t *testing.T) {
 
 // TestCloseDuringAWriter ends the socket in order, though the Writer finds that nothing may be sent any more.
 func TestCloseDuringAWriter(t *testing.T) {
+	besideOthers(t)
 	h := closeHandler(t, &Handler{})
 	addr := serveRaw(t, h)
 	for i := range 300 {

@@ -15,6 +15,7 @@ import (
 
 // TestCompressionMemory has more sockets ask for context takeover than there is memory for.
 func TestCompressionMemory(t *testing.T) {
+	besideOthers(t)
 	const clients, fit = 400, 100
 	h := closeHandler(t, &Handler{Compression: CompressionContextTakeover, CompressionMemory: fit * 8 << 10})
 	listenAll(h, Events{Message: echoBack})

@@ -19,6 +19,7 @@ import (
 
 // TestEndInTheMiddleOfAMessage has a peer vanish there: all must end with it.
 func TestEndInTheMiddleOfAMessage(t *testing.T) {
+	besideOthers(t)
 	begun := map[string][]byte{
 		"fragment":     wstest.Masked(0x01, "first"),
 		"long message": wstest.Masked(0x82, strings.Repeat("x", 60000))[:30000],
@@ -54,6 +55,7 @@ func TestEndInTheMiddleOfAMessage(t *testing.T) {
 
 // TestControlFramesDoNotCutIntoMessages has pongs go out while long messages do.
 func TestControlFramesDoNotCutIntoMessages(t *testing.T) {
+	besideOthers(t)
 	write := map[string]func(*Socket, []byte) error{
 		"Write": func(s *Socket, p []byte) error { return s.Write(context.Background(), Binary, p) },
 		"Writer": func(s *Socket, p []byte) error {

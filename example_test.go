@@ -332,7 +332,9 @@ func ExampleIsHandshake() {
 	defer resp.Body.Close()
 	page, _ := io.ReadAll(resp.Body)
 	fmt.Println(string(page))
-	ask(dial(srv.URL), "the socket")
+	c := dial(srv.URL)
+	defer c.Close()
+	ask(c, "the socket")
 	// Output:
 	// the page
 	// the socket <nil>
@@ -422,6 +424,7 @@ func ExampleBroadcast() {
 	})
 	for range 2 {
 		c := dial(srv.URL)
+		defer c.Close()
 		_, p, _ := c.ReadMessage()
 		fmt.Println(string(p))
 	}

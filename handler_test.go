@@ -283,6 +283,7 @@ func TestNoSubprotocolInCommon(t *testing.T) {
 
 // TestBytesBehindTheRequest sends the first frames with the request, and everything one byte at a time.
 func TestBytesBehindTheRequest(t *testing.T) {
+	besideOthers(t)
 	h := closeHandler(t, &Handler{})
 	hijacker := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, rw, err := http.NewResponseController(w).Hijack()

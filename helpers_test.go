@@ -44,6 +44,13 @@ func slow(t *testing.T) {
 	}
 }
 
+// besideOthers runs a test beside others among the short ones. Otherwise it has the machine for itself: it measures time.
+func besideOthers(t *testing.T) {
+	if testing.Short() {
+		t.Parallel()
+	}
+}
+
 // leftGoroutines returns the stacks of goroutines that run code of this module but no test, once patience is used up.
 func leftGoroutines(patience time.Duration) string {
 	deadline := time.Now().Add(patience)

@@ -395,6 +395,7 @@ func TestMessagesBeforeTheEndOfAnHTTP2Connection(t *testing.T) {
 
 // A half-read message is read to its end, also where the end of the client can only be read.
 func TestHalfReadMessageOnAWrappedConnection(t *testing.T) {
+	besideOthers(t)
 	h := closeHandler(t, &Handler{PingInterval: 50 * time.Millisecond})
 	conn, s := acceptWrapped(t, h)
 	conn.Write(wstest.Masked(0x82, "0123456789"))

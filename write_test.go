@@ -218,6 +218,7 @@ func TestWriteGoesOnWhenThereIsRoom(t *testing.T) {
 }
 
 func TestLongMessageThatIsCancelledBreaksTheConnection(t *testing.T) {
+	besideOthers(t)
 	for name, h := range map[string]*Handler{"lent": {}, "split": {OutgoingFrameSize: 5000}} {
 		t.Run(name, func(t *testing.T) {
 			closeHandler(t, h)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/foyerws/foyer"
 	"github.com/foyerws/foyer/foyertest"
@@ -198,35 +199,37 @@ func TestCatchingUp(t *testing.T) {
 
 // TestComingBackToANewMachine is for a history that is longer than a page, and a room that was not open here.
 func TestComingBackToANewMachine(t *testing.T) {
-	for _, policy := range []SlowPolicy{Close, Skip, Resync} {
-		for _, forgotten := range []int{0, 100} {
-			backend := &store{}
-			earlier := Hub{Backend: backend}
-			for i := 1; i <= 300; i++ {
-				earlier.Room("x").Publish(t.Context(), foyer.Text, fmt.Append(nil, "m", i))
-			}
-			earlier.Shutdown(t.Context())
-			hub := Hub{Backend: backend, Encode: numbered, Slow: policy}
-			client, server := blocked(t)
-			m, err := hub.Room("x").Join(t.Context(), server, JoinOptions{Since: Position{"stream", 3}})
-			if err != nil || !m.Recovered() {
-				t.Fatal(err)
-			}
-			backend.forget("x", forgotten)
-			hub.Room("x").Publish(t.Context(), foyer.Text, []byte("m301"))
-			hear(t, client)
-			got := rest(t, client)
-			last := got[len(got)-1]
-			switch {
-			case forgotten == 0 && (len(got) != 301 || last != "stream-903 m301"):
-				t.Errorf("policy %d: %d messages, the last is %q", policy, len(got), last)
-			case forgotten > 0 && policy == Close && server.State() == foyer.StateOpen:
-				t.Errorf("%q, and the socket is open", last)
-			case forgotten > 0 && policy != Close && !strings.Contains(strings.Join(got, "\n"), " gap "):
-				t.Errorf("policy %d: no gap, the last is %q", policy, last)
+	synctest.Test(t, func(t *testing.T) {
+		for _, policy := range []SlowPolicy{Close, Skip, Resync} {
+			for _, forgotten := range []int{0, 100} {
+				backend := &store{}
+				earlier := Hub{Backend: backend}
+				for i := 1; i <= 300; i++ {
+					earlier.Room("x").Publish(t.Context(), foyer.Text, fmt.Append(nil, "m", i))
+				}
+				earlier.Shutdown(t.Context())
+				hub := Hub{Backend: backend, Encode: numbered, Slow: policy}
+				client, server := blocked(t)
+				m, err := hub.Room("x").Join(t.Context(), server, JoinOptions{Since: Position{"stream", 3}})
+				if err != nil || !m.Recovered() {
+					t.Fatal(err)
+				}
+				backend.forget("x", forgotten)
+				hub.Room("x").Publish(t.Context(), foyer.Text, []byte("m301"))
+				hear(t, client)
+				got := rest(t, client)
+				last := got[len(got)-1]
+				switch {
+				case forgotten == 0 && (len(got) != 301 || last != "stream-903 m301"):
+					t.Errorf("policy %d: %d messages, the last is %q", policy, len(got), last)
+				case forgotten > 0 && policy == Close && server.State() == foyer.StateOpen:
+					t.Errorf("%q, and the socket is open", last)
+				case forgotten > 0 && policy != Close && !strings.Contains(strings.Join(got, "\n"), " gap "):
+					t.Errorf("policy %d: no gap, the last is %q", policy, last)
+				}
 			}
 		}
-	}
+	})
 }
 
 // TestResync has the Backend fill the gap of a member that is too slow.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/foyerws/foyer"
@@ -124,10 +125,12 @@ func TestLeaveInOnJoin(t *testing.T) {
 	eventually(t, "all have left", func() bool { return members(&hub, "x") == 0 })
 }
 
-// blocked returns a pair whose client seems not to read, until it does.
+// blocked returns a pair whose client seems not to read, until it does. It is for a bubble of synctest: with what follows,
+// nothing is written before the client reads.
 func blocked(t *testing.T) (client, server *foyer.Socket) {
 	client, server = foyertest.Pair(t, &foyer.Handler{})
 	server.TryWrite(foyer.Text, make([]byte, 100<<10))
+	synctest.Wait() // until it is being written
 	return client, server
 }
 
@@ -146,79 +149,83 @@ func rest(t *testing.T, client *foyer.Socket) (texts []string) {
 
 // TestResyncLosesNothing of what came between Since and the join, and doubles nothing of what is on its way.
 func TestResyncLosesNothing(t *testing.T) {
-	hub := Hub{Backend: &store{}, Encode: numbered, HistoryMessages: 15}
-	room := hub.Room("x")
-	publish := func(from, to int) {
-		for i := from; i <= to; i++ {
-			if _, err := room.Publish(t.Context(), foyer.Text, fmt.Append(nil, "m", i)); err != nil {
-				t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		hub := Hub{Backend: &store{}, Encode: numbered, HistoryMessages: 15}
+		room := hub.Room("x")
+		publish := func(from, to int) {
+			for i := from; i <= to; i++ {
+				if _, err := room.Publish(t.Context(), foyer.Text, fmt.Append(nil, "m", i)); err != nil {
+					t.Fatal(err)
+				}
 			}
 		}
-	}
-	publish(1, 10)
-	client, server := blocked(t)
-	if _, err := room.Join(t.Context(), server, JoinOptions{Slow: Resync, Since: Position{"stream", 3 * 4}}); err != nil {
-		t.Fatal(err)
-	}
-	publish(11, 300)
-	hear(t, client)
-	next := 5
-	read := func(until int) {
-		for next <= until {
-			got := hear(t, client)
-			if strings.Contains(got, "welcome true") {
-				continue
-			}
-			if want := fmt.Sprint(Position{"stream", uint64(3 * next)}, " m", next); got != want {
-				t.Fatalf("%q, want %q", got, want)
-			}
-			next++
+		publish(1, 10)
+		client, server := blocked(t)
+		if _, err := room.Join(t.Context(), server, JoinOptions{Slow: Resync, Since: Position{"stream", 3 * 4}}); err != nil {
+			t.Fatal(err)
 		}
-	}
-	for i := range 20 { // reads more slowly than is published
-		read(100 + 7*i)
-		publish(301+10*i, 310+10*i)
-	}
-	read(500)
-	if more := rest(t, client); more != nil {
-		t.Errorf("%q", more)
-	}
+		publish(11, 300)
+		hear(t, client)
+		next := 5
+		read := func(until int) {
+			for next <= until {
+				got := hear(t, client)
+				if strings.Contains(got, "welcome true") {
+					continue
+				}
+				if want := fmt.Sprint(Position{"stream", uint64(3 * next)}, " m", next); got != want {
+					t.Fatalf("%q, want %q", got, want)
+				}
+				next++
+			}
+		}
+		for i := range 20 { // reads more slowly than is published
+			read(100 + 7*i)
+			publish(301+10*i, 310+10*i)
+		}
+		read(500)
+		if more := rest(t, client); more != nil {
+			t.Errorf("%q", more)
+		}
+	})
 }
 
 // TestGapsAreCounted without what came and went, and with what a member that conflates gets nevertheless.
 func TestGapsAreCounted(t *testing.T) {
-	for policy, want := range map[SlowPolicy]string{Skip: "gap 12", Conflate: "gap 19"} {
-		told := make(chan uint64, 10)
-		hub := Hub{Encode: numbered, HistoryMessages: 8, OnSlow: func(_ *Member, missed uint64) { told <- missed }}
-		client, server := blocked(t)
-		if _, err := hub.Room("x").Join(t.Context(), server, JoinOptions{Slow: policy}); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		for policy, want := range map[SlowPolicy]string{Skip: "gap 12", Conflate: "gap 19"} {
+			told := make(chan uint64, 10)
+			hub := Hub{Encode: numbered, HistoryMessages: 8, OnSlow: func(_ *Member, missed uint64) { told <- missed }}
+			client, server := blocked(t)
+			if _, err := hub.Room("x").Join(t.Context(), server, JoinOptions{Slow: policy}); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 20 {
+				hub.Room("x").PublishMessage(t.Context(), &Message{Type: foyer.Text, Data: fmt.Append(nil, i), Replaces: "one"})
+			}
+			hear(t, client)
+			got := rest(t, client)
+			if !strings.HasSuffix(got[1], want) || !strings.HasSuffix(got[len(got)-1], "-20 19") || policy == Conflate && len(got) != 3 {
+				t.Errorf("%q", got)
+			}
+			if missed := <-told; fmt.Sprint("gap ", missed) != want {
+				t.Error(missed)
+			}
 		}
-		for i := range 20 {
-			hub.Room("x").PublishMessage(t.Context(), &Message{Type: foyer.Text, Data: fmt.Append(nil, i), Replaces: "one"})
+		hub := Hub{Encode: JSON, HistoryMessages: 6, Slow: Skip}
+		client, server := blocked(t)
+		hub.Room("x").Join(t.Context(), server, JoinOptions{})
+		hub.Room("x").Publish(t.Context(), foyer.Text, []byte("missed"))
+		_, other := foyertest.Pair(t, &foyer.Handler{})
+		for range 10 {
+			m, _ := hub.Room("x").Join(t.Context(), other, JoinOptions{Key: "k"})
+			m.Leave()
 		}
 		hear(t, client)
-		got := rest(t, client)
-		if !strings.HasSuffix(got[1], want) || !strings.HasSuffix(got[len(got)-1], "-20 19") || policy == Conflate && len(got) != 3 {
+		if got := rest(t, client); !strings.Contains(got[1], `"missed":1}`) {
 			t.Errorf("%q", got)
 		}
-		if missed := <-told; fmt.Sprint("gap ", missed) != want {
-			t.Error(missed)
-		}
-	}
-	hub := Hub{Encode: JSON, HistoryMessages: 6, Slow: Skip}
-	client, server := blocked(t)
-	hub.Room("x").Join(t.Context(), server, JoinOptions{})
-	hub.Room("x").Publish(t.Context(), foyer.Text, []byte("missed"))
-	_, other := foyertest.Pair(t, &foyer.Handler{})
-	for range 10 {
-		m, _ := hub.Room("x").Join(t.Context(), other, JoinOptions{Key: "k"})
-		m.Leave()
-	}
-	hear(t, client)
-	if got := rest(t, client); !strings.Contains(got[1], `"missed":1}`) {
-		t.Errorf("%q", got)
-	}
+	})
 }
 
 // TestSubjectsAreBounded like everything else.

@@ -99,7 +99,8 @@ type Message struct {
 	// Recovered says, in a Welcome, that the member gets everything that was published after JoinOptions.Since.
 	Recovered bool
 
-	// Missed says, in a Gap, how many published messages the member will not get; at least one.
+	// Missed says, in a Gap, how many published messages the member will not get; at least one. With Conflate, messages that are
+	// replaced after the Gap was made are not counted.
 	Missed uint64
 
 	// Reason says, in a Refused, why.

@@ -23,7 +23,11 @@ type encoding struct {
 	bytes []byte
 }
 
-// Prepare encodes a message. It does not keep p. Text must be valid UTF-8. t must be Text or Binary; anything else panics.
+// Prepare encodes a message. It does not keep p. Text must be valid UTF-8, which Prepare does not check. t must be Text or
+// Binary; anything else panics.
+//
+// A Prepared keeps one encoding, and one more for each window size of permessage-deflate and each OutgoingFrameSize with
+// which it was sent to a socket of a server.
 func Prepare(t MessageType, p []byte) *Prepared {
 	if t != Text && t != Binary {
 		panic(errBadMessageType.Error())

@@ -56,7 +56,7 @@ func listen(t *testing.T, url, last string) (next func() []string) {
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(nil, 1<<20)
 	return func() (event []string) {
-		time.AfterFunc(5*time.Second, func() { resp.Body.Close() })
+		defer time.AfterFunc(20*time.Second, func() { resp.Body.Close() }).Stop()
 		for lines.Scan() {
 			switch line := lines.Text(); {
 			case line == "" && len(event) > 1: // one that is only an id reaches no program

@@ -6,9 +6,8 @@ import (
 	"sync"
 )
 
-// Accept waits for the next socket, oldest first. It returns ctx's error, or ErrClosed once the Handler is closed. Call
-// it again within a second. Otherwise clients are refused if the pool is full, because the program seems to have
-// stopped taking sockets.
+// Accept waits for the next socket, oldest first. It returns ctx's error, or ErrClosed. Call it again within a second
+// (see MaxPending).
 func (h *Handler) Accept(ctx context.Context) (*Socket, error) {
 	h.init()
 	for {
@@ -47,8 +46,8 @@ func (h *Handler) took(s *Socket) bool {
 // Pending returns how many sockets wait for Accept.
 func (h *Handler) Pending() int { return h.pool.len() }
 
-// Incoming returns an iterator over new sockets, until ctx or the Handler ends. Each is taken as by [Handler.Accept],
-// so the loop must not wait for a client.
+// Incoming returns an iterator that takes sockets as Accept does, until ctx or the Handler ends. The loop must not wait
+// for a client.
 func (h *Handler) Incoming(ctx context.Context) iter.Seq[*Socket] {
 	return func(yield func(*Socket) bool) {
 		for {
@@ -60,15 +59,14 @@ func (h *Handler) Incoming(ctx context.Context) iter.Seq[*Socket] {
 	}
 }
 
-// ForEach calls f for each new socket, on a goroutine of its own. No socket waits in the pool meanwhile; only MaxOpen
-// limits their number. f's context ends with ctx, with the socket, or when the client is seen to have disconnected.
+// ForEach calls f for each new socket, on a goroutine of its own. f's context ends with ctx, or when the client is
+// gone.
 //
-// When f returns, the socket is closed with CloseNormalClosure, or CloseGoingAway if ctx is done; one that handles
-// events (see [Socket.Handle]) stays open. If f panics, the socket is closed with CloseInternalServerErr, and the panic
-// is logged and passed to OnError.
+// When f returns, the socket is closed with CloseNormalClosure, or CloseGoingAway if ctx is done, unless it handles
+// events (see [Socket.Handle]). A panic closes it with CloseInternalServerErr (see [PanicError]).
 //
-// ForEach returns ctx's error, or ErrClosed when the Handler is closed, after every f has returned and their sockets
-// have ended. If several calls of ForEach are active, each socket goes to one of them.
+// ForEach returns ctx's error, or ErrClosed, after every f has returned and its socket has ended. Of several, one gets
+// each socket.
 func (h *Handler) ForEach(ctx context.Context, f func(context.Context, *Socket)) error {
 	h.init()
 	if f == nil {

@@ -7,15 +7,14 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// A Dropped is a socket that did not get a message, and why.
+// A Dropped is a socket that did not get a message.
 type Dropped struct {
 	Socket *Socket
-	Err    error // ErrWriteBufferFull, ErrWriterOpen, ErrMessageTooBig, or ErrClosed for a socket that closes or has ended
+	Err    error // ErrWriteBufferFull, ErrWriterOpen, ErrMessageTooBig, or ErrClosed
 }
 
-// Broadcast sends p to each of sockets as [Socket.TryWrite] does, without waiting. It encodes p only once, except for
-// sockets with context takeover. It returns the sockets that could not take the message, or nil. Those stay open; a
-// program may close them instead:
+// Broadcast sends p to sockets as TryWrite does, encoded once except for context takeover. It returns those that could
+// not take it, which stay open unless the program closes them:
 //
 //	for _, d := range foyer.Broadcast(h.Sockets(), foyer.Text, news) {
 //		d.Socket.Close(foyer.CloseTryAgainLater, "too slow")

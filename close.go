@@ -16,14 +16,12 @@ import (
 // maxReason is how many bytes of reason fit into a close frame behind the code, RFC 6455 section 5.5.
 const maxReason = 123
 
-// Close starts the close handshake (RFC 6455 section 7.1.2) and returns at once. The close frame is sent after
-// everything written before. The socket ends when the peer has answered, or after CloseTimeout; messages that arrive
-// until then are dropped. A program that is about to exit should wait for [Socket.Done]. On a closing or closed socket,
-// Close does nothing.
+// Close sends a close frame after everything written before (RFC 6455 section 7.1.2) and returns at once. The socket
+// ends when the peer answers, or after CloseTimeout; what arrives meanwhile is dropped. A program that exits should
+// wait for Done. A second Close does nothing.
 //
-// Codes that may be sent are 1000 to 1003, 1007 to 1014, and 3000 to 4999; CloseNoStatusReceived sends a frame without
-// a code. For any other code, Close sends CloseInternalServerErr and returns an error. A reason longer than 123 bytes
-// is truncated.
+// Codes 1000 to 1003, 1007 to 1014 and 3000 to 4999 may be sent; CloseNoStatusReceived sends none. Others are an error,
+// and CloseInternalServerErr is sent. A reason is cut at 123 bytes.
 func (s *Socket) Close(code CloseCode, reason string) error {
 	if !code.sendable() && code != CloseNoStatusReceived {
 		s.beginClose(CloseInternalServerErr, "")
@@ -33,7 +31,7 @@ func (s *Socket) Close(code CloseCode, reason string) error {
 	return nil
 }
 
-// Abort closes the connection at once, without a close frame and without sending buffered output.
+// Abort closes the connection at once, without a close frame or buffered output.
 func (s *Socket) Abort() error {
 	s.abort(nil)
 	return nil

@@ -14,13 +14,13 @@ const (
 	// CompressionDisabled negotiates no compression.
 	CompressionDisabled CompressionMode = iota
 
-	// CompressionNoContextTakeover compresses each message on its own. A socket keeps no memory between messages. A
-	// Broadcast compresses once for all sockets.
+	// CompressionNoContextTakeover compresses each message on its own, and a Broadcast once for all. Sockets keep no
+	// memory for it.
 	CompressionNoContextTakeover
 
-	// CompressionContextTakeover keeps the compression context between messages. Short, similar messages become several
-	// times smaller. A socket keeps 8 KiB for it, or 36 KiB if the client cannot use a small window. A Broadcast
-	// compresses once for each such socket.
+	// CompressionContextTakeover lets messages refer to earlier ones, which makes short, similar ones several times
+	// smaller. A socket keeps 8 KiB for it, or 36 KiB if the client cannot use a small window. A Broadcast compresses
+	// for each.
 	CompressionContextTakeover
 )
 

@@ -5,9 +5,8 @@ import (
 	"sync/atomic"
 )
 
-// Context returns a context that ends with the socket, or as soon as the peer is seen to have disconnected. Its cause
-// is the *CloseError, or an error that says that the peer has disconnected. Messages that arrived before can still be
-// read: Read returns those first, even with this context or one derived from it.
+// Context returns a context that ends with the socket, or as soon as the peer is seen to be gone; its cause says how.
+// Read still returns what arrived before, even with this context.
 func (s *Socket) Context() context.Context {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -26,61 +26,55 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// DialOptions are options of [Dial]. The zero value works. Dial does not change them; they may be used concurrently.
+// DialOptions are options of [Dial], which does not change them. The zero value works.
 type DialOptions struct {
-	// Header is added to the request. It must not contain headers of the handshake itself. "Host" sets the Host header.
+	// Header is added to the request. Its "Host" replaces the URL's.
 	Header http.Header
 
-	// Origin is the Origin header. Empty sends none.
+	// Origin is the Origin header, if not empty.
 	Origin string
 
 	// Subprotocols are offered in this order.
 	Subprotocols []string
 
-	// TLSConfig is used for wss and for https proxies. Nil verifies the server with the system's certificates.
+	// TLSConfig is for wss and https proxies. Nil trusts the system's certificates.
 	TLSConfig *tls.Config
 
-	// Jar supplies cookies for the request and stores cookies from the response, even if the server refuses.
+	// Jar supplies and stores cookies.
 	Jar http.CookieJar
 
-	// Proxy returns the URL of the proxy for a request, or nil for none. The URL has the scheme http, https or socks5,
-	// and may have a user and password. The request's URL has the scheme http for ws and https for wss. A nil Proxy
-	// means http.ProxyFromEnvironment.
+	// Proxy returns a request's proxy (http, https or socks5), or nil for none. The request's URL has http for ws,
+	// https for wss. If Proxy is nil, http.ProxyFromEnvironment is used.
 	Proxy func(*http.Request) (*url.URL, error)
 
-	// NetDial opens the network connection, to the proxy if there is one, without TLS. Nil uses a net.Dialer.
+	// NetDial opens the connection to server or proxy, without TLS. Nil uses a net.Dialer.
 	NetDial func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	// MaskGenerator returns the mask of each frame (RFC 6455 section 5.3). Nil uses crypto/rand. Predictable masks let
-	// an attacker choose the bytes on the wire, which old proxies may take for an HTTP request. It must not use the
-	// socket.
+	// MaskGenerator returns the mask of each frame (RFC 6455 section 5.3). Nil uses crypto/rand; predictable masks can
+	// mislead old proxies. It must not use the socket.
 	MaskGenerator func() uint32
 
-	// HandshakeTimeout limits the whole of Dial. 0 means 10 seconds, negative no limit.
+	// HandshakeTimeout limits all of Dial. Default: 10 seconds.
 	HandshakeTimeout time.Duration
 
-	// These work as in [Handler], with the server in the place of the client, and have the same defaults: PingInterval
-	// and PongTimeout 30 s, CloseTimeout 5 s, MaxMessageSize and MaxWriteBuffer 1 MiB, and no limit for the others.
+	// These are as in [Handler], with the same defaults, and the server in the client's place.
 	PingInterval, PongTimeout, CloseTimeout time.Duration
 	MaxMessageSize, MaxFrameSize            int64
 	MaxWriteBuffer, OutgoingFrameSize       int
 
-	// Compression offers permessage-deflate (RFC 7692), as in [Handler], and uses the parameters that the server
-	// selects. With context takeover a socket keeps up to 36 KiB.
+	// Compression is offered, as in [Handler]; the server selects. Context takeover keeps up to 36 KiB.
 	Compression                            CompressionMode
 	CompressionLevel, CompressionThreshold int
 
-	// Logger receives panics of the program's functions (level Error), as in [Handler]. Nil means slog.Default().
+	// Logger gets panics, as in [Handler].
 	Logger *slog.Logger
 }
 
-// Dial opens a socket to a URL with the scheme ws, wss, http or https (RFC 6455 section 4.1). A user and password in
-// the URL are sent as basic authentication. o may be nil.
+// Dial opens a socket to a ws, wss, http or https URL (RFC 6455 section 4.1). Its user and password become basic
+// authentication. o may be nil.
 //
-// If the server or proxy refuses, Dial returns a *HandshakeError with the status and reason. It also returns the
-// response, with at most 1 KiB of its body; the body need not be closed. Redirects are refusals. For an invalid 101
-// response, the error is a *HandshakeError with Status 101; for a failed TLS handshake, a *TLSError; for a timeout,
-// ErrHandshakeTimeout; when ctx is done, ctx's error. The head of the response is limited to 64 KiB.
+// Refusals, redirects and invalid answers are a *HandshakeError with the server's status and reason; the response has
+// at most 1 KiB of body, which need not be closed. Other errors are a *TLSError, ErrHandshakeTimeout and ctx's.
 func Dial(ctx context.Context, target string, o *DialOptions) (*Socket, *http.Response, error) {
 	if o == nil {
 		o = new(DialOptions)

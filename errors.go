@@ -13,13 +13,10 @@ import (
 	"github.com/foyerws/foyer/internal/frame"
 )
 
-// A CloseCode says why a socket ended (RFC 6455 section 7.4). Codes 3000 to 3999 are for libraries, 4000 to 4999 for
-// programs.
+// A CloseCode says why a socket ended (RFC 6455 section 7.4). Programs may use 4000 to 4999, libraries 3000 to 3999.
 type CloseCode int
 
-// The close codes of RFC 6455 section 7.4.1 and the IANA registry. The names are those of gorilla/websocket.
-// CloseNoStatusReceived, CloseAbnormalClosure and CloseTLSHandshake never appear in a close frame. (Close accepts
-// CloseNoStatusReceived and sends a frame without a code.)
+// The close codes of the IANA registry, named as in gorilla/websocket. 1005, 1006 and 1015 are never sent.
 const (
 	CloseNormalClosure           CloseCode = 1000
 	CloseGoingAway               CloseCode = 1001
@@ -56,7 +53,7 @@ var closeNames = map[CloseCode]string{
 	CloseTLSHandshake:            "TLS handshake failed",
 }
 
-// String returns the number and, for the codes of the standard, the name: "1000 (normal closure)".
+// String returns, for example, "1000 (normal closure)".
 func (c CloseCode) String() string {
 	if name, ok := closeNames[c]; ok {
 		return strconv.Itoa(int(c)) + " (" + name + ")"
@@ -69,27 +66,25 @@ func (c CloseCode) sendable() bool { return frame.ValidCloseCode(int(c)) }
 
 // Errors to compare with errors.Is. They may arrive inside a *HandshakeError or a *CloseError.
 var (
-	// ErrClosed: the socket, the Handler or the Server has been closed.
+	// ErrClosed: the socket, Handler or Server has been closed.
 	ErrClosed = errors.New("foyer: closed")
-	// ErrPendingFull: the pool is full (Handler.MaxPending), and the program is not taking sockets.
+	// ErrPendingFull: the pool is full, and the program takes no sockets (see Handler.MaxPending).
 	ErrPendingFull = errors.New("foyer: too many pending connections")
 	// ErrOriginNotAllowed: Handler.Origins refused the request.
 	ErrOriginNotAllowed = errors.New("foyer: origin not allowed")
 	// ErrHandshakeTimeout: the handshake took longer than HandshakeTimeout.
 	ErrHandshakeTimeout = errors.New("foyer: handshake timeout")
-	// ErrWriteBufferFull: the message does not fit into what is left of MaxWriteBuffer, because the peer reads too
-	// slowly.
+	// ErrWriteBufferFull: the peer reads too slowly for MaxWriteBuffer.
 	ErrWriteBufferFull = errors.New("foyer: write buffer full")
-	// ErrWriterOpen: TryWrite or Broadcast was called while a Writer was open on the socket.
+	// ErrWriterOpen: TryWrite or Broadcast met an open Writer.
 	ErrWriterOpen = errors.New("foyer: a Writer is open")
-	// ErrPingTimeout: within PongTimeout the peer did not answer a ping, or accepted none of the buffered output.
+	// ErrPingTimeout: the peer answered no ping, or accepted no output, within PongTimeout.
 	ErrPingTimeout = errors.New("foyer: peer does not answer")
-	// ErrMessageTooBig: the peer sent more than MaxMessageSize or MaxFrameSize, or a message for TryWrite or Broadcast
-	// is larger than MaxWriteBuffer.
+	// ErrMessageTooBig: the peer exceeded MaxMessageSize or MaxFrameSize, or TryWrite or Broadcast MaxWriteBuffer.
 	ErrMessageTooBig = errors.New("foyer: message too big")
 	// ErrNotListening: the Server has no listener.
 	ErrNotListening = errors.New("foyer: not listening")
-	// ErrReading: another goroutine, Events or CloseRead reads the socket already.
+	// ErrReading: another goroutine, Events or CloseRead reads the socket.
 	ErrReading = errors.New("foyer: socket is being read already")
 
 	errDropped        = errors.New("foyer: the rest of the message was dropped by a later Read")
@@ -102,8 +97,7 @@ var (
 	errCloseTimeout   = fmt.Errorf("foyer: peer did not finish the close handshake: %w", os.ErrDeadlineExceeded)
 )
 
-// A HandshakeError says why a handshake was refused or failed. OnError, Upgrade, HandleConnection, HandleUpgrade and
-// Dial report it. Authorize may return one to choose the response.
+// A HandshakeError says why a handshake was refused. Authorize may return one to choose the response.
 type HandshakeError struct {
 	Status  int           // of the HTTP answer; 0 when no answer could be given
 	Code    CloseCode     // what QWebSocketServer would report for it
@@ -159,8 +153,8 @@ func errorText(s string, parts ...string) string {
 // Unwrap returns Err.
 func (e *HandshakeError) Unwrap() error { return e.Err }
 
-// An AcceptError is an error of a Server's listener. After a temporary one, such as too many open files, the Server
-// tries again.
+// An AcceptError is an error of a Server's listener. After temporary ones, such as too many open files, the Server goes
+// on.
 type AcceptError struct{ Err error }
 
 func (e *AcceptError) Error() string { return "foyer: accept: " + inner(e.Err) }
@@ -181,7 +175,7 @@ func (e *TLSError) Error() string {
 // Unwrap returns Err.
 func (e *TLSError) Unwrap() error { return e.Err }
 
-// A PanicError is a panic in one of the program's functions. It affects one socket only.
+// A PanicError is a panic in a function of the program. It ends one handshake (with 500) or one socket, and is logged.
 type PanicError struct {
 	Value any    // what was given to panic
 	Stack []byte // where
@@ -189,23 +183,22 @@ type PanicError struct {
 
 func (e *PanicError) Error() string { return fmt.Sprintf("foyer: panic: %v", e.Value) }
 
-// Unwrap returns the value given to panic if it was an error.
+// Unwrap returns Value if it is an error.
 func (e *PanicError) Unwrap() error {
 	err, _ := e.Value.(error)
 	return err
 }
 
-// A CloseError says how a socket ended. Reads and writes on an ended socket return it, as does [Socket.Err].
-// errors.Is(err, ErrClosed) is true for every CloseError.
+// A CloseError says how a socket ended. It is what reads and writes then return, and is an [ErrClosed] for errors.Is.
 type CloseError struct {
-	// Code is that of the peer's close frame; if there was none, the code that foyer sent because the peer violated the
-	// protocol; otherwise CloseAbnormalClosure.
+	// Code is the peer's. Without a close frame from it, Code is what foyer sent because of a violation, or else
+	// CloseAbnormalClosure.
 	Code CloseCode
 
-	// Reason is the text that came with Code. It may come from the peer: do not trust it.
+	// Reason came with Code. Do not trust it: it may be the peer's.
 	Reason string
 
-	// Err is what broke the connection. It is nil after a close handshake.
+	// Err is what broke the connection, or nil after a close handshake.
 	Err error
 
 	socket *Socket // that ended

@@ -9,55 +9,50 @@ import (
 	"github.com/foyerws/foyer/internal/baton"
 )
 
-// Events holds the callbacks of a socket. Pass it to [Socket.Handle], instead of calling Read. Each may be nil.
+// Events are callbacks for [Socket.Handle], which replaces Read. Each may be nil.
 //
-// The functions of one socket are called in order, one at a time; those of different sockets run concurrently. One that
-// blocks delays its own socket only. A panic ends the socket with CloseInternalServerErr, and is logged and passed to
-// OnError.
+// A socket's functions are called in order, one at a time. One that blocks delays its own socket only; one that panics
+// ends it with CloseInternalServerErr (see [PanicError]).
 //
-// On Linux, a socket over TCP or a Unix socket has no goroutine while it waits for input. Elsewhere, and over TLS,
-// HTTP/2 and HTTP/3, it has one.
+// On Linux, such a socket over TCP or a Unix socket has no goroutine while it waits for input.
 type Events struct {
-	// Message is called for each message. p is valid until the function returns. Text is valid UTF-8. Messages that the
-	// function writes are sent together, after about a millisecond at the latest.
+	// Message is called for each message. p is valid until it returns; text is UTF-8. What it writes is sent together,
+	// within about a millisecond.
 	Message func(s *Socket, t MessageType, p []byte)
 
-	// Frame is called for each frame of a message, before Message. p is valid until it returns, and may begin or end in
-	// the middle of a UTF-8 character. A compressed message counts as one frame.
+	// Frame is called for each frame before Message. p is valid until it returns, and may cut a character. A compressed
+	// message is one frame.
 	Frame func(s *Socket, t MessageType, p []byte, last bool)
 
-	// Pong is called for each pong. elapsed is the time since the Ping that the pong answers, or 0 if it answers none.
-	// payload is valid until Pong returns.
+	// Pong is called for each pong, with the time since its Ping, or 0. payload is valid until it returns.
 	Pong func(s *Socket, elapsed time.Duration, payload []byte)
 
-	// BytesWritten is called when the kernel has taken n more bytes, frame headers included. The last bytes may not be
-	// reported.
+	// BytesWritten is called when the kernel has taken n more bytes, headers included. The last may not be reported.
 	BytesWritten func(s *Socket, n int)
 
-	// StateChanged is called when the socket enters StateClosing (not if it is aborted) and when it enters StateClosed.
+	// StateChanged is called for StateClosing (unless aborted) and StateClosed.
 	StateChanged func(s *Socket, state State)
 
-	// Error is called before Closed, with the error of Socket.Err, if there was no close handshake.
+	// Error is called before Closed, with Socket.Err, if there was no close handshake.
 	Error func(s *Socket, err error)
 
-	// Closing is called before a close frame is sent or answered. Messages that it writes are sent first.
+	// Closing is called before a close frame is sent or answered; what it writes goes first.
 	Closing func(s *Socket)
 
 	// Closed is always called, last.
 	Closed func(s *Socket, code CloseCode, reason string)
 }
 
-// Handle makes the socket call the functions of e from now on, and returns at once. It replaces Read: the unread rest
-// of a message is dropped, and Read and Reader return ErrReading. If e.Closing is set, the close frame is sent after
-// e.Closing has returned. Handle panics if it is called twice, after CloseRead, or while a Read is under way.
+// Handle has e called from now on, and returns at once. Read and Reader return ErrReading; the rest of a message is
+// dropped. With e.Closing, close frames wait for it. Handle panics if called twice, after CloseRead, or during a Read.
 func (s *Socket) Handle(e Events) {
 	if !s.handle(&listener{Events: e}) {
 		panic("foyer: Handle on a socket that is being read, or handles events already")
 	}
 }
 
-// CloseRead is for programs that only write. From now on messages are dropped, pings and the close frame are answered,
-// and Read returns ErrReading. A second call does nothing. CloseRead panics after Handle, or while a Read is under way.
+// CloseRead is for programs that only write. Messages are dropped, pings and close frames answered, and Read returns
+// ErrReading. It panics after Handle or during a Read.
 func (s *Socket) CloseRead() {
 	if l := s.events.Load(); l != nil && l.drops {
 		return

@@ -14,104 +14,88 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// A Handler accepts WebSockets: as an http.Handler in any router, and from raw connections with HandleConnection.
+// A Handler accepts WebSockets, as an http.Handler in any router and from raw connections.
 //
-// The zero value works: it admits pages of the same host and clients without Origin, and has the default limits. Do not
-// change fields once the Handler is in use; the Set methods may be called at any time. All methods are safe for
-// concurrent use. A Handler must not be copied.
+// The zero value works. A field that is 0 has its default. Negative means no limit; then one client may take all memory
+// or hold a connection forever. Do not change fields after first use. All methods are safe for concurrent use. A
+// Handler must not be copied.
 type Handler struct {
-	// ServerName is the Server header of every answer. Empty sends none.
+	// ServerName is the Server header of answers, if not empty.
 	ServerName string
 
-	// Origins decides which web pages may connect. Nil means [SameOrigin]. If it is too permissive, any web page can
-	// open sockets as a user who is identified by a cookie (RFC 6455 section 10.2).
+	// Origins decides which web pages may connect. Nil means [SameOrigin]. A page that it admits wrongly can act as any
+	// user known by cookies (RFC 6455 section 10.2).
 	Origins OriginAuthenticator
 
-	// Authorize, if not nil, is called after Origins has admitted the request. The header it returns is added to the
-	// response; it must not contain headers of the handshake. After an error the client gets 403 without the error's
-	// text, or the Status and Reason of a *HandshakeError. The request's context ends with the handshake, at the latest
-	// at HandshakeTimeout. A panic is answered with 500.
+	// Authorize, if set, is asked after Origins. The request's context ends with the handshake. The header is added to
+	// the response. After an error the client gets 403, or Status and Reason of a *HandshakeError.
 	Authorize func(*http.Request) (http.Header, error)
 
-	// Subprotocols are those that the server supports. The first subprotocol in the client's list that the server
-	// supports is selected. If there is no match, a browser that asked for a subprotocol closes the socket.
+	// Subprotocols are those that the server supports. The first match in the client's list is selected. Without one, a
+	// browser that offered some closes the socket.
 	Subprotocols []string
 
-	// MaxPending is how many sockets may wait for Accept. 0 means 30, negative no limit. It has no effect while a
-	// ForEach runs, because nothing waits then.
+	// MaxPending is how many sockets may wait for Accept. Default: 30. It has no effect while ForEach runs.
 	//
-	// If the pool is full, handshakes wait in order, up to HandshakeTimeout, while the program is taking sockets. It
-	// counts as taking sockets while an Accept waits, for one second after a socket was taken or NextPending was
-	// called, and for one second after the Handler's first handshake. At most 4,096 wait. Other handshakes get 503 at
-	// once.
+	// If the pool is full, up to 4,096 handshakes wait in order, within HandshakeTimeout, while the program takes
+	// sockets: an Accept waits, or one was taken less than a second ago. Otherwise clients get 503 at once.
 	MaxPending int
 
-	// MaxOpen is how many sockets may be open, pending ones included. Further clients get 503. 0 means no limit.
+	// MaxOpen is how many sockets may be open, pending ones included; further clients get 503. Default: no limit.
 	MaxOpen int
 
-	// HandshakeTimeout limits the whole handshake. Origins and Authorize must return when their request's context is
-	// done. 0 means 10 seconds. Negative means no limit; then a client that sends nothing holds its connection forever.
+	// HandshakeTimeout limits the handshake, Origins and Authorize included. Default: 10 seconds.
 	HandshakeTimeout time.Duration
 
-	// MaxMessageSize limits the bytes of a client's message, after decompression. A longer one ends the socket with
-	// CloseMessageTooBig before it is read whole. 0 means 1 MiB. Negative means no limit; then one client can fill the
-	// memory.
+	// MaxMessageSize limits a client's message in bytes, after decompression. A longer one ends the socket with
+	// CloseMessageTooBig before it is read whole. Default: 1 MiB.
 	MaxMessageSize int64
 
-	// MaxFrameSize limits the payload of a client's frame, before decompression, in the same way. 0 means that only
-	// MaxMessageSize applies.
+	// MaxFrameSize limits a frame's payload, before decompression, in the same way. Default: no limit.
 	MaxFrameSize int64
 
 	// MaxWriteBuffer is how many bytes may wait for a client that reads slowly. When it is full, Write waits and
-	// TryWrite fails. 0 means 1 MiB. Negative means no limit; then one client can fill the memory.
+	// TryWrite fails. Default: 1 MiB.
 	MaxWriteBuffer int
 
-	// OutgoingFrameSize is the maximum payload of an outgoing frame. Longer messages are split. 0 means no limit.
+	// OutgoingFrameSize is the length in bytes above which messages are split into frames. Default: no limit.
 	OutgoingFrameSize int
 
-	// AllowEmptyPath admits requests whose target is only a query, such as "GET ?room=1", as "/?room=1" (for
-	// HandleConnection and Server; net/http refuses them). Clients of Qt send this for a URL without a path. RFC 9112
-	// section 3.2.1 does not allow it, and the default answer is 400.
+	// AllowEmptyPath admits "GET ?query" on raw connections, which Qt's clients send, against RFC 9112 section 3.2.1.
 	AllowEmptyPath bool
 
-	// Compression lets clients negotiate permessage-deflate (RFC 7692). It costs CPU time, and about 1 MiB for each
-	// message while it is being compressed.
+	// Compression lets clients negotiate permessage-deflate (RFC 7692). It costs CPU time, and 1 MiB while a message is
+	// being compressed.
 	Compression CompressionMode
 
-	// CompressionMemory limits the bytes that all sockets together keep for context takeover; further sockets do not
-	// negotiate it. 0 means 64 MiB, negative no limit.
+	// CompressionMemory is how many bytes all sockets together keep for context takeover; further sockets go without.
+	// Default: 64 MiB.
 	CompressionMemory int64
 
-	// CompressionLevel is 1 (fastest) to 9. 0 means 3; other values panic. For clients with a window smaller than 32
-	// KiB, the level has no effect.
+	// CompressionLevel is 1 (fastest) to 9; smaller windows than 32 KiB ignore it. Default: 3.
 	CompressionLevel int
 
-	// CompressionThreshold is the length in bytes from which messages are compressed. 0 means 128, negative no
-	// threshold. A Writer always compresses.
+	// CompressionThreshold is the length in bytes from which messages are compressed. Default: 128.
 	CompressionThreshold int
 
-	// PingInterval is how long a client may be silent before it is pinged. 0 means 30 seconds. Negative means no
-	// keepalive; then a client that vanished is noticed only when something is written to it, if at all.
+	// PingInterval is how long a client may be silent before it is pinged. Default: 30 seconds. Negative: never, and
+	// clients that vanish may stay.
 	PingInterval time.Duration
 
-	// PongTimeout is how long a client may take to answer a ping (any input counts as an answer), or to accept some of
-	// the output buffered for it. After that the socket ends with ErrPingTimeout. 0 means 30 seconds. While the program
-	// leaves input unread, foyer cannot see the pong. Then, on Linux, a TCP acknowledgment counts as an answer;
-	// elsewhere only the output is checked.
+	// PongTimeout is how long a client may take to send anything after a ping, or to accept some of its output. Then
+	// the socket ends with ErrPingTimeout. Default: 30 seconds. For input that the program leaves unread, Linux's TCP
+	// acknowledgments count; elsewhere only output is checked.
 	PongTimeout time.Duration
 
-	// CloseTimeout is how long a client may take to answer a close frame before its connection is cut. 0 means 5
-	// seconds.
+	// CloseTimeout is how long a client may take to answer a close frame. Default: 5 seconds.
 	CloseTimeout time.Duration
 
-	// Logger receives a line for each refused handshake, with a hint about the cause, and for each panic of the
-	// program's functions, with its stack. At most five lines of each kind are logged per second; one more line says
-	// how many were left out. URL queries, headers other than Host and Origin, and messages are never logged. Nil means
-	// slog.Default(); slog.New(slog.DiscardHandler) is silent.
+	// Logger gets a line for each refused handshake, with the likely cause, and for each panic, with its stack; five of
+	// a kind per second. Queries, messages, and headers other than Host and Origin are left out. Nil means
+	// slog.Default().
 	Logger *slog.Logger
 
-	// OnError, if not nil, receives each *HandshakeError, *TLSError and *AcceptError, and panics of ForEach and Events
-	// functions (*PanicError). It should return quickly.
+	// OnError, if set, gets each *HandshakeError, *TLSError, *AcceptError and *PanicError. It should return quickly.
 	OnError func(error)
 
 	once     sync.Once
@@ -154,23 +138,19 @@ func (h *Handler) init() {
 	})
 }
 
-// ServeHTTP performs the handshake, puts the socket into the pool, and returns. A refused request gets an HTTP error
-// response, and its connection is closed.
-//
-// Over HTTP/2 (RFC 8441, see [EnableHTTP2]) and HTTP/3 (RFC 9220) the handshake is a CONNECT and the socket is the
-// request's stream: ServeHTTP returns when the socket has ended, and a refusal does not close the connection.
+// ServeHTTP performs the handshake and puts the socket into the pool. A refused request gets an HTTP error, and its
+// connection is closed. Headers set by middleware become part of the response. Over HTTP/2 (see [EnableHTTP2]) and
+// HTTP/3 (RFC 9220) the socket is the request's stream, and ServeHTTP returns when it has ended.
 //
 // A middleware's http.ResponseWriter must have an Unwrap method (see http.ResponseController) or be an http.Hijacker;
-// otherwise the answer is 500, and the error names the type. Headers set by middleware become part of the response.
+// otherwise the answer is 500.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.serve(w, r, true)
 }
 
-// Upgrade is like ServeHTTP but returns the socket instead of queueing it. If it returns an error, a *HandshakeError,
-// the request has been answered.
+// Upgrade is ServeHTTP, but returns the socket. After an error, a *HandshakeError, the request has been answered.
 //
-// Over HTTP/2 and HTTP/3 the socket ends when the handler returns. The handler must wait until Done is closed, even
-// after an error from Read:
+// Over HTTP/2 and HTTP/3 the socket ends with the request's handler, which has to wait:
 //
 //	defer func() {
 //		s.Close(foyer.CloseNormalClosure, "")
@@ -226,18 +206,15 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*S
 	return s, nil
 }
 
-// HandleConnection performs the handshake on a connection accepted elsewhere: it reads the request, answers it, and
-// puts the socket into the pool. It returns nil, a *HandshakeError or a *TLSError, at the latest one second after
-// HandshakeTimeout. It owns conn, and closes it if the handshake fails.
-//
-// conn may be any net.Conn. If it does not support deadlines, the context of Read has no effect. A request line or
-// header line is limited to 8 KiB, the header to 100 lines, the head to 64 KiB.
+// HandleConnection performs the handshake on any net.Conn, which it owns from now on, and puts the socket into the
+// pool. It returns nil, a *HandshakeError or a *TLSError, at most a second after HandshakeTimeout. A request may have
+// lines of 8 KiB, 100 header lines, and 64 KiB in all. Without deadlines of conn, contexts cannot interrupt Read.
 func (h *Handler) HandleConnection(conn net.Conn) error {
 	return h.enter(wire.New(conn, nil)).handle(shakeForSocket)
 }
 
-// HandleUpgrade is like HandleConnection for a request that the caller has read over HTTP/1.1, for example in a handler
-// that hijacked the connection. rw holds what is buffered of conn, as Hijack returns it, and may be nil. r is not kept.
+// HandleUpgrade is HandleConnection for an HTTP/1.1 request that was read already, such as one that was hijacked. rw
+// has what is buffered of conn, and may be nil.
 func (h *Handler) HandleUpgrade(r *http.Request, conn net.Conn, rw *bufio.ReadWriter) error {
 	h.init()
 	deadline := h.deadline()
@@ -461,31 +438,31 @@ func (h *Handler) deadline() time.Time {
 
 func (h *Handler) serverName() string { return *h.name.Load() }
 
-// Pause refuses handshakes with 503 until Resume. Open and pending sockets stay.
+// Pause refuses handshakes with 503 until Resume. Sockets stay.
 func (h *Handler) Pause() { h.paused.Store(true) }
 
 // Resume admits handshakes again.
 func (h *Handler) Resume() { h.paused.Store(false) }
 
-// SetMaxPending changes MaxPending. Sockets that already wait are not affected.
+// SetMaxPending changes MaxPending at any time. Sockets that wait stay.
 func (h *Handler) SetMaxPending(n int) {
 	h.init()
 	h.pool.limit(n)
 }
 
-// SetServerName changes ServerName.
+// SetServerName changes ServerName at any time.
 func (h *Handler) SetServerName(s string) {
 	h.init()
 	h.name.Store(&s)
 }
 
-// SetHandshakeTimeout changes HandshakeTimeout for later handshakes.
+// SetHandshakeTimeout changes HandshakeTimeout at any time.
 func (h *Handler) SetHandshakeTimeout(d time.Duration) {
 	h.init()
 	h.timeout.Store(int64(orDefault(d, defaultHandshakeTimeout)))
 }
 
-// Stats counts what a Handler has done since its first use.
+// Stats counts what a Handler has done. Over HTTP/2 and HTTP/3, bytes are those of the streams.
 type Stats struct {
 	Open, Pending int                  // sockets, now; pending ones count as open
 	Upgraded      uint64               // handshakes that succeeded
@@ -494,8 +471,8 @@ type Stats struct {
 	Closed        map[CloseCode]uint64 // sockets that ended, by their CloseCode
 	MessagesIn    uint64
 	MessagesOut   uint64
-	BytesIn       uint64 // from the network, frame headers included; over HTTP/2 and HTTP/3, only the bytes of the streams
-	BytesOut      uint64 // to the network, handshakes and frame headers included; over HTTP/2 and HTTP/3, only the bytes of the streams
+	BytesIn       uint64 // from the network, frame headers included
+	BytesOut      uint64 // to the network, handshakes and frame headers included
 }
 
 // Stats returns the current counts.

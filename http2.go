@@ -12,17 +12,14 @@ import (
 	"github.com/foyerws/foyer/internal/stream"
 )
 
-// ErrNoExtendedConnect says that this process does not offer WebSockets over HTTP/2.
+// ErrNoExtendedConnect: this process offers no WebSockets over HTTP/2 (see [EnableHTTP2]).
 var ErrNoExtendedConnect = errors.New("foyer: net/http does not announce extended CONNECT: import _ \"github.com/foyerws/foyer/extendedconnect\" or set GODEBUG=http2xconnect=1")
 
-// EnableHTTP2 prepares srv for WebSockets over HTTP/2 (RFC 8441), before it serves. The route must accept the method
-// CONNECT as well as GET.
+// EnableHTTP2 prepares srv for WebSockets over HTTP/2 (RFC 8441), before it serves. Routes must accept CONNECT as well
+// as GET. After ErrNoExtendedConnect, clients use HTTP/1.1.
 //
-// ErrNoExtendedConnect means that clients will use HTTP/1.1, because this process does not announce extended CONNECT.
-// Import the package extendedconnect to announce it, or start the process with GODEBUG=http2xconnect=1.
-//
-// EnableHTTP2 sets three limits in srv.HTTP2, unless they are set already: 128 KiB of unread input per stream, 4 MiB
-// per connection, and a write timeout of 30 seconds. With these, one socket cannot stall the others on its connection.
+// Unless set in srv.HTTP2, unread input is limited to 128 KiB per stream and 4 MiB per connection, and writes to 30
+// seconds, so that one socket cannot stall the others on its connection.
 func EnableHTTP2(srv *http.Server) error {
 	if srv.HTTP2 == nil {
 		srv.HTTP2 = new(http.HTTP2Config)

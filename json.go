@@ -6,8 +6,7 @@ import (
 	"fmt"
 )
 
-// WriteJSON sends v, encoded with encoding/json, as a text message. Errors are those of json.Marshal and
-// [Socket.Write].
+// WriteJSON sends v as a text message of JSON. Errors are those of json.Marshal and [Socket.Write].
 func WriteJSON(ctx context.Context, s *Socket, v any) error {
 	p, err := json.Marshal(v)
 	if err != nil {
@@ -16,8 +15,8 @@ func WriteJSON(ctx context.Context, s *Socket, v any) error {
 	return s.Write(ctx, Text, p)
 }
 
-// ReadJSON reads the next message and decodes it into v with encoding/json. Invalid JSON is an error and leaves the
-// socket open. Other errors are those of [Socket.Read].
+// ReadJSON reads a message and decodes it into v. After invalid JSON the socket stays open. Other errors are those of
+// [Socket.Read].
 func ReadJSON(ctx context.Context, s *Socket, v any) error {
 	_, p, err := s.Read(ctx)
 	if err != nil {

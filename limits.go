@@ -2,8 +2,7 @@ package foyer
 
 import "github.com/foyerws/foyer/internal/wire"
 
-// Limits are the limits of one socket, see [Socket.SetLimits]. Each field works as the field of [Handler] with the same
-// name: for MaxMessageSize, 0 means 1 MiB and negative means no limit; for the others, 0 means no limit.
+// Limits are for [Socket.SetLimits]. Values and defaults are those of [Handler]'s fields.
 type Limits struct {
 	MaxMessageSize    int64
 	MaxFrameSize      int64
@@ -19,6 +18,5 @@ func (l Limits) rules(r *wire.Rules) *wire.Rules {
 	return &limited
 }
 
-// SetLimits changes the limits of this socket, for example to admit long messages after a login. They apply from the
-// next frame on; of a message that has begun to arrive, what came before counts as well.
+// SetLimits changes this socket's limits from the next frame on, for example after a login.
 func (s *Socket) SetLimits(l Limits) { s.wire.SetRules(l.rules(s.wire.Rules())) }

@@ -11,13 +11,10 @@ import (
 	"unicode/utf8"
 )
 
-// NetConn returns a net.Conn of the bytes in s's messages. Each Write sends one message of type t, or several when p is
-// longer than 32 KiB; for Text, p must be UTF-8. If a message has another type, Read returns an error. Nothing else may
-// read from s.
-//
-// Deadlines work as on any net.Conn and can be extended after they have passed. Read returns io.EOF when the peer
-// closes with CloseNormalClosure or CloseGoingAway. Close sends CloseNormalClosure and waits at most CloseTimeout until
-// the kernel has all output. When ctx is done, the socket is aborted.
+// NetConn returns the bytes of s's messages as a net.Conn, which alone may read from s. A Write sends messages of type
+// t, of up to 32 KiB each. Text must be UTF-8. Read returns an error for a message of the other type, and io.EOF after
+// CloseNormalClosure or CloseGoingAway. Close sends CloseNormalClosure and waits up to CloseTimeout until the kernel
+// has all output. When ctx is done, the socket is aborted.
 func NetConn(ctx context.Context, s *Socket, t MessageType) net.Conn {
 	c := &netConn{socket: s, kind: t, messages: make(chan []byte), writing: make(chan struct{}, 1), closed: make(chan struct{})}
 	c.readBy.init()

@@ -13,24 +13,21 @@ import (
 )
 
 // An OriginAuthenticator decides whether a request may become a socket. Browsers let any page open a WebSocket to any
-// host and send the user's cookies along; checking the Origin header is the only protection against that (RFC 6455
-// section 10.2).
+// host, with the user's cookies; only the Origin header tells (RFC 6455 section 10.2).
 //
-// OriginAllowed is called concurrently. A panic in it is answered with 500. *cors.Cors of github.com/rs/cors is an
-// OriginAuthenticator.
+// OriginAllowed is called concurrently. *cors.Cors of github.com/rs/cors is an OriginAuthenticator.
 type OriginAuthenticator interface {
 	OriginAllowed(r *http.Request) bool
 }
 
-// An OriginFunc is a function used as an OriginAuthenticator.
+// An OriginFunc is a function as an OriginAuthenticator.
 type OriginFunc func(r *http.Request) bool
 
 // OriginAllowed calls f.
 func (f OriginFunc) OriginAllowed(r *http.Request) bool { return f(r) }
 
-// SameOrigin admits pages whose host and port are those of the Host header. It is the default. If the request came over
-// TLS, the page's scheme must be https. A request without Origin does not come from a browser, and is admitted. Behind a
-// proxy that changes the Host header, use AllowOrigins.
+// SameOrigin admits pages of the Host header's host and port, over https if the request is, and requests without
+// Origin, which come from no browser. Behind a proxy that changes Host, use [AllowOrigins].
 func SameOrigin() OriginAuthenticator { return sameOrigin{} }
 
 type sameOrigin struct{}
@@ -53,16 +50,14 @@ func (sameOrigin) OriginAllowed(r *http.Request) bool {
 	return o.host == host && o.port == port
 }
 
-// AnyOrigin admits every request. A server that knows its users by cookies is then open to cross-site WebSocket
-// hijacking.
+// AnyOrigin admits every request. Servers that know users by cookies are then open to cross-site WebSocket hijacking.
 func AnyOrigin() OriginAuthenticator { return anyOrigin{} }
 
 type anyOrigin struct{}
 
 func (anyOrigin) OriginAllowed(*http.Request) bool { return true }
 
-// RequireOrigin is like a but refuses requests without an Origin header. It keeps out clients that are not browsers,
-// unless they forge the header.
+// RequireOrigin is like a, but refuses requests without Origin. Clients that are not browsers can forge it.
 func RequireOrigin(a OriginAuthenticator) OriginAuthenticator {
 	if a == nil {
 		panic("foyer: RequireOrigin of nil")
@@ -72,15 +67,15 @@ func RequireOrigin(a OriginAuthenticator) OriginAuthenticator {
 	})
 }
 
-// AllowOrigins admits the origins that match one of patterns:
+// AllowOrigins admits the origins that match one of patterns, and requests without Origin. It panics on a malformed
+// pattern.
 //
 //	https://app.example.com     exactly this origin
 //	https://*.example.com       any host below example.com, at any depth, but not example.com itself
 //	http://localhost:*          this host at any port
 //
-// Scheme, host and port are compared separately, without regard to case, and a default port is the same as none. Names
-// may be in Unicode or Punycode. A request without Origin is admitted; several origins, "null" and a malformed one are
-// refused. AllowOrigins panics on a malformed pattern.
+// Case and default ports make no difference; names may be in Unicode or Punycode. Several origins, "null" and malformed
+// ones are refused.
 func AllowOrigins(patterns ...string) OriginAuthenticator {
 	list := make(originList, len(patterns))
 	for i, p := range patterns {

@@ -28,12 +28,9 @@ var errLongPing = errors.New("foyer: a ping carries at most 125 bytes (RFC 6455 
 // lastPing numbers the pings that came without a payload of their own.
 var lastPing atomic.Uint64
 
-// Ping sends a ping and returns the time until its pong (RFC 6455 section 5.5.2). payload may have up to 125 bytes. If
-// it is empty, foyer sends a number of its own, to recognize the pong. After PongTimeout, Ping returns ErrPingTimeout
-// and the socket stays open.
-//
-// Pongs are noticed only while something reads: Read, Events or CloseRead. A function of the socket's Events cannot
-// wait for the pong. It should use TryPing and Events.Pong instead.
+// Ping sends a ping of up to 125 bytes and returns the time until its pong (RFC 6455 section 5.5.2). An empty payload
+// becomes a number, so that the pong is recognized. After PongTimeout it returns ErrPingTimeout; the socket stays open.
+// Something must read; the socket's Events use TryPing.
 func (s *Socket) Ping(ctx context.Context, payload []byte) (time.Duration, error) {
 	if len(payload) > maxControl {
 		return 0, errLongPing
@@ -76,9 +73,8 @@ func (s *Socket) Ping(ctx context.Context, payload []byte) (time.Duration, error
 	}
 }
 
-// TryPing sends a ping with this payload, of up to 125 bytes, and does not wait for the pong. The pong is passed to
-// Events.Pong, whose elapsed time is then 0. If the write buffer is full, TryPing sends nothing and returns
-// ErrWriteBufferFull.
+// TryPing sends a ping of up to 125 bytes without waiting; Events.Pong gets the pong, with an elapsed time of 0. It may
+// return ErrWriteBufferFull.
 func (s *Socket) TryPing(payload []byte) error {
 	if len(payload) > maxControl {
 		return errLongPing

@@ -7,7 +7,7 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// A Prepared is a message that is encoded once for many sockets, see [Socket.NewFeed]. It is safe for concurrent use.
+// A Prepared is a message that is encoded once for many sockets. It is safe for concurrent use.
 type Prepared struct {
 	kind    MessageType
 	size    int    // of the payload
@@ -23,11 +23,8 @@ type encoding struct {
 	bytes []byte
 }
 
-// Prepare encodes a message. It does not keep p. Text must be valid UTF-8, which Prepare does not check. t must be Text or
-// Binary; anything else panics.
-//
-// A Prepared keeps one encoding, and one more for each window size of permessage-deflate and each OutgoingFrameSize with
-// which it was sent to a socket of a server.
+// Prepare encodes a copy of p, of type Text (which must be UTF-8) or Binary; others panic. It keeps one encoding for
+// each compression window and OutgoingFrameSize with which it is sent.
 func Prepare(t MessageType, p []byte) *Prepared {
 	if t != Text && t != Binary {
 		panic(errBadMessageType.Error())
@@ -37,10 +34,10 @@ func Prepare(t MessageType, p []byte) *Prepared {
 	return &Prepared{kind: t, size: len(p), plain: append(b, p...)}
 }
 
-// Type returns the type of the message.
+// Type returns the type.
 func (m *Prepared) Type() MessageType { return m.kind }
 
-// Payload returns the payload. It must not be changed.
+// Payload returns the payload. Do not change it.
 func (m *Prepared) Payload() []byte { return m.plain[len(m.plain)-m.size:] }
 
 // bytesFor returns the message as s sends it. It must not be changed.
@@ -100,49 +97,38 @@ func (m *Prepared) encode(e encoding, newKey func() uint32) []byte {
 	}
 }
 
-// A Source has messages for many sockets, each of which takes them when its network can: a log that is kept once, where
-// other programs keep a queue for each socket. There is one Source for each socket, which knows how far that socket has
-// read. Positions are the Source's own, such as offsets in the log.
-//
-// The methods are called with locks of the socket held, one at a time. They must return soon, and must not call the
-// socket, or wait for a lock that is held while something calls it.
+// A Source has messages for one socket, which takes them when its network can: a cursor in a log that is kept once,
+// where others keep a queue for each socket. Positions are the Source's own. The methods are called one at a time, with
+// the socket locked: they must return soon, and not call it.
 type Source interface {
-	// Peek appends the next messages to messages: at most max, and none behind the position upto. It may append none;
-	// then what is left needs another Pull.
+	// Peek appends the next messages, at most max and none behind upto. After none, another Pull is needed.
 	Peek(messages []*Prepared, upto uint64, max int) []*Prepared
 
-	// Advance says that the first n messages of the last Peek are written, or being written. The others will be asked
-	// for once more.
+	// Advance says that the first n messages of the last Peek are being written; the others will be asked for again.
 	Advance(n int)
 }
 
-// A Feed gives a socket the messages of a Source. See [Socket.NewFeed].
+// A Feed sends a socket the messages of a [Source]. See [Socket.NewFeed].
 type Feed struct {
 	socket *Socket
 	source Source
 	wire   *wire.Feed
 }
 
-// NewFeed returns a Feed of source for the socket. A socket may have several.
-//
-// Messages of a Feed take no memory of the socket: however far behind a client is, its socket holds at most one of them.
-// They do not count for MaxWriteBuffer and BytesToWrite. For sockets with context takeover they are not compressed.
+// NewFeed returns a Feed of source. A socket may have several. However slow its client is, a socket holds at most one
+// message of a Feed; they do not count for MaxWriteBuffer. Sockets with context takeover get them uncompressed.
 func (s *Socket) NewFeed(source Source) *Feed {
 	f := &Feed{socket: s, source: source}
 	f.wire = wire.NewFeed((*feedSource)(f))
 	return f
 }
 
-// Pull has the messages up to the position upto written, as soon as the client takes them. It does not wait. Messages
-// that are written to the socket after Pull has returned leave behind them; those that were written before leave before
-// them. They do not come between the fragments of a message that a Writer sends. Close drops what was not written.
-//
-// Pull may be called concurrently, and with positions that an earlier call has covered. The error is that of a Write on
-// a socket that has been closed.
+// Pull has the messages up to the position upto written when the client takes them, after earlier writes and before
+// later ones, but not between the fragments of a Writer. It does not wait. Close drops what is not written. Pull may be
+// called concurrently, and again for the same position. Errors are Write's on a closed socket.
 func (f *Feed) Pull(upto uint64) error { return f.pull(upto, wire.Batched) }
 
-// PullNow is like Pull, but writes at once what the network takes, and not together with what other sockets are about to
-// write. It is for a Source that cannot keep its messages for long.
+// PullNow is Pull for a Source that cannot keep its messages: it does not wait for other sockets' writes to join them.
 func (f *Feed) PullNow(upto uint64) error { return f.pull(upto, wire.Now) }
 
 func (f *Feed) pull(upto uint64, how wire.Leave) error {

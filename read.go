@@ -10,11 +10,9 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// Read waits for the next message. The caller owns the returned slice. Text is valid UTF-8.
-//
-// If ctx ends before a message has begun, Read returns ctx's error and the socket stays open; if ctx ends in the middle
-// of a message, the socket is aborted. ErrReading means that another goroutine reads. Other errors are final, such as a
-// *CloseError.
+// Read waits for a message, which the caller owns. Text is valid UTF-8. If ctx ends before a message has begun, Read
+// returns its error and the socket stays open; in the middle of one, the socket is aborted. Errors other than ctx's and
+// ErrReading are final, such as a *CloseError.
 func (s *Socket) Read(ctx context.Context) (MessageType, []byte, error) {
 	if err := s.lockRead(ctx); err != nil {
 		return 0, nil, err
@@ -39,8 +37,8 @@ func (s *Socket) Read(ctx context.Context) (MessageType, []byte, error) {
 	return t, p, nil
 }
 
-// Reader is like Read, but returns a reader of the message, which returns bytes as they arrive and io.EOF at the end.
-// The next call of Read or Reader drops the unread rest. ctx also ends the reader, as it ends a Read.
+// Reader is Read for long messages. The reader returns bytes as they arrive, until io.EOF or ctx ends. The next Read or
+// Reader drops the rest.
 func (s *Socket) Reader(ctx context.Context) (MessageType, io.Reader, error) {
 	if err := s.lockRead(ctx); err != nil {
 		return 0, nil, err

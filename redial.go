@@ -16,15 +16,13 @@ const (
 	steadyTime       = 30 * time.Second // a socket that lived so long was no failure
 )
 
-// Redial keeps a client connected. It dials, calls f with the socket, closes the socket with CloseNormalClosure when f
-// returns, and dials again, until ctx is done. The context that f gets ends with ctx or with the socket.
+// Redial keeps a client connected. It dials, calls f with a context that ends with ctx or the socket, closes the socket
+// when f returns, and dials again, until ctx is done. Before each attempt it waits for a random time. The maximum is 1
+// second, doubles up to 30 seconds, and is 1 second again after a socket that lasted 30 seconds; Retry-After counts up
+// to 30 seconds.
 //
-// Redial always returns an error: that of ctx, or one that retrying cannot fix. The latter are an error that f returns
-// while the socket is open, an invalid argument, and a refusal (*HandshakeError) with a status from 300 to 499 other
-// than 408, 425 and 429.
-//
-// Before another attempt Redial waits for a random time. Its maximum is 1 second at first, doubles with each attempt up
-// to 30 seconds, and is 1 second again after a socket that lasted 30 seconds. It honors Retry-After up to 30 seconds.
+// Redial always returns an error: ctx's, or one that retrying cannot fix. Those are an invalid argument, an error of f
+// while the socket is open, and a refusal with a status of 300 to 499 other than 408, 425 and 429.
 func Redial(ctx context.Context, target string, o *DialOptions, f func(ctx context.Context, s *Socket) error) error {
 	if o == nil {
 		o = new(DialOptions)

@@ -14,15 +14,13 @@ import (
 	"github.com/foyerws/foyer/internal/netpoll"
 )
 
-// A Server performs handshakes on the connections of a listener, without net/http, for programs that serve only
-// WebSockets on a port. It listens on one address at a time. All methods are safe for concurrent use. A Server must not
-// be copied.
+// A Server performs handshakes on a listener's connections, without net/http. All methods are safe for concurrent use.
+// A Server must not be copied.
 type Server struct {
 	// Handler performs the handshakes and holds the sockets. It must not be nil.
 	Handler *Handler
 
-	// TLSConfig, if not nil, makes the Server speak wss. It needs a certificate. If NextProtos is empty, it becomes
-	// "http/1.1". Later changes have no effect while the Server listens.
+	// TLSConfig, if set, makes the Server speak wss. An empty NextProtos becomes "http/1.1".
 	TLSConfig *tls.Config
 
 	mu       sync.Mutex // guards:
@@ -38,8 +36,8 @@ var (
 	errIsListening = errors.New("foyer: already listening")
 )
 
-// Listen listens on addr and serves in the background. network is "tcp", "tcp4", "tcp6" or "unix". Port 0 chooses a
-// free port; see Port.
+// Listen serves on addr in the background. network is "tcp", "tcp4", "tcp6" or "unix". Port 0 is any free one (see
+// Port).
 func (s *Server) Listen(network, addr string) error {
 	l, err := listen(network, addr)
 	if err != nil {
@@ -48,8 +46,7 @@ func (s *Server) Listen(network, addr string) error {
 	return s.serveInBackground(l)
 }
 
-// ListenFile is like Listen, on a listening socket opened elsewhere: by systemd, or by the process that this one
-// replaces (see File). It uses a copy of f.
+// ListenFile is Listen on a copy of a listening socket from elsewhere: systemd, or another Server's File.
 func (s *Server) ListenFile(f *os.File) error {
 	l, err := net.FileListener(f)
 	if err != nil {
@@ -66,8 +63,8 @@ func (s *Server) serveInBackground(l net.Listener) error {
 	return err
 }
 
-// ListenAndServe listens on a TCP address and serves until the Server is closed. It always returns an error: ErrClosed
-// after Close, Drain or Shutdown.
+// ListenAndServe serves on a TCP address until the Server is closed. It always returns an error: ErrClosed after Close,
+// Drain or Shutdown.
 func (s *Server) ListenAndServe(addr string) error {
 	l, err := listen("tcp", addr)
 	if err != nil {
@@ -211,8 +208,8 @@ func (s *Server) Port() int {
 	return 0
 }
 
-// URL returns the URL for clients, or nil without a listener. A Server that listens on all addresses has the host
-// localhost. For a Unix socket the scheme is ws+unix or wss+unix and the path is that of the socket.
+// URL returns the URL for clients, or nil. Its host is localhost if all addresses are listened on. The scheme of a Unix
+// socket is ws+unix or wss+unix.
 func (s *Server) URL() *url.URL {
 	scheme := "ws"
 	if s.TLSConfig != nil {
@@ -234,9 +231,8 @@ func (s *Server) URL() *url.URL {
 	}
 }
 
-// File returns a copy of the listening socket's file, for a process that takes over (see ListenFile). The caller closes
-// it. The error is ErrNotListening, or errors.ErrUnsupported for a listener without a file. After a call of File,
-// closing the Server does not remove the path of its Unix socket.
+// File returns a copy of the listening socket for a process that takes over with ListenFile, and leaves the path of a
+// Unix socket in place. The caller closes it. Errors are ErrNotListening and errors.ErrUnsupported.
 func (s *Server) File() (*os.File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -249,8 +245,7 @@ func (s *Server) File() (*os.File, error) {
 	return listenerFile(s.listener)
 }
 
-// Pause stops accepting connections until Resume. New clients wait in the system's queue; open and pending sockets
-// stay.
+// Pause leaves new clients in the system's queue until Resume. Sockets stay.
 func (s *Server) Pause() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -278,8 +273,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return errors.Join(s.Handler.Shutdown(ctx), err)
 }
 
-// Drain closes the listener and calls Handler.Drain. Connections that were accepted before are still served. If another
-// process listens on the same socket (see File), no client is turned away.
+// Drain closes the listener and calls Handler.Drain. Connections accepted before are served.
 func (s *Server) Drain(ctx context.Context, spread time.Duration) error {
 	err := s.stopForGood()
 	if s.Handler == nil {

@@ -6,25 +6,19 @@ import (
 	"time"
 )
 
-// Shutdown closes the Handler: handshakes get 503 or are aborted, Accept returns ErrClosed, and every socket gets a
-// close frame with CloseGoingAway. It waits until all clients have answered, each ForEach function has returned and
-// each Events.Closed was called. If ctx is done first, Shutdown closes the remaining connections and returns an error
-// that wraps that of ctx and says how many there were.
-//
-// Shutdown waits up to CloseTimeout for a client that does not answer, so ctx should have a later deadline. Do not call
-// Shutdown from a ForEach function: it would wait for itself. Call it before http.Server.Shutdown, which ignores
-// sockets over HTTP/1.1 and waits for those over HTTP/2.
+// Shutdown refuses handshakes, closes every socket with CloseGoingAway, and waits for the clients, ForEach functions
+// and Events.Closed. When ctx is done, it cuts off the rest and returns an error that wraps ctx's; ctx should allow
+// more than CloseTimeout. A ForEach function must not call it. Call it before http.Server.Shutdown, which ignores
+// WebSockets over HTTP/1.1 and waits for those over HTTP/2.
 func (h *Handler) Shutdown(ctx context.Context) error {
 	h.init()
 	return h.shutdown(ctx, CloseGoingAway)
 }
 
-// Drain is a gentle Shutdown for a process that is being replaced. The sockets get a close frame with
-// CloseServiceRestart one after the other, in random order, evenly over spread, so that their clients do not all
-// reconnect at once. Meanwhile handshakes still succeed, for clients that a load balancer still sends. Then Drain does
-// what Shutdown does. The deadline of ctx should be later than spread plus CloseTimeout.
-//
-// A client over HTTP/2 reconnects on the same connection unless http.Server.Shutdown is called at the same time.
+// Drain is a Shutdown for a process that is being replaced. First it closes the sockets with CloseServiceRestart in
+// random order, evenly over spread, so that their clients do not all reconnect at once. Meanwhile handshakes succeed.
+// ctx should allow spread plus CloseTimeout. Clients over HTTP/2 come back to this process unless http.Server.Shutdown
+// is called as well.
 func (h *Handler) Drain(ctx context.Context, spread time.Duration) error {
 	h.init()
 	begin, closed := time.Now(), h.registry.whenClosed()

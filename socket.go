@@ -12,10 +12,10 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// A MessageType is the type of a message. The values are opcodes (RFC 6455 section 11.8).
+// A MessageType is an opcode (RFC 6455 section 11.8).
 type MessageType int
 
-// The types of messages.
+// The states of a Socket, in order.
 const (
 	Text   MessageType = MessageType(frame.Text)   // UTF-8
 	Binary MessageType = MessageType(frame.Binary) // anything
@@ -32,11 +32,10 @@ func (t MessageType) String() string {
 	return "invalid message type"
 }
 
-// A State is the state of a Socket. There is no state before StateOpen, because a Socket exists only after its
-// handshake.
+// A State is the state of a Socket, which begins after the handshake.
 type State int32
 
-// The states of a Socket. A socket goes through them in this order and never goes back.
+// The states of a Socket, in order.
 const (
 	StateOpen    State = iota // messages go both ways
 	StateClosing              // a close frame was sent or received
@@ -56,12 +55,11 @@ func (s State) String() string {
 	return "invalid state"
 }
 
-// A Socket is one WebSocket connection, of a server or a client. Close or Abort every one; [Handler.ForEach] does it
-// for you.
+// A Socket is a WebSocket connection of a server or client. Close or Abort every one, as [Handler.ForEach] does.
 //
-// All methods may be called from any goroutine at any time. Messages of concurrent writers do not mix. Only one
-// goroutine at a time can read; a second gets ErrReading. Pings are answered and close frames seen only while something
-// reads. A program that only writes should call [Socket.CloseRead].
+// All methods may be called at any time from any goroutine. Concurrent messages do not mix; a second reader gets
+// ErrReading. Pings are answered and close frames seen only while something reads: a program that only writes calls
+// CloseRead.
 type Socket struct {
 	wire        *wire.Conn
 	config      *config
@@ -116,7 +114,7 @@ func newSocket(c *wire.Conn, cfg *config, r record, subprotocol string, server b
 // State returns the current state.
 func (s *Socket) State() State { return State(s.state.Load()) }
 
-// Done returns a channel that is closed when the socket has ended. Its Events functions may still be running.
+// Done returns a channel that is closed when the socket has ended. Its Events may still be running.
 func (s *Socket) Done() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -129,7 +127,7 @@ func (s *Socket) Done() <-chan struct{} {
 	return s.done
 }
 
-// Err returns nil while the socket lives, and then a *CloseError that says how it ended.
+// Err returns nil, or a *CloseError once the socket has ended.
 func (s *Socket) Err() error {
 	if e := s.end(); e != nil {
 		return e
@@ -147,9 +145,8 @@ func (s *Socket) end() *CloseError {
 	return s.fate
 }
 
-// Request returns a new copy of the handshake's request, without its body: method, URL, header, TLS state, remote
-// address, context values, and path values. Its context never ends. Changes that Authorize made to URL and header are
-// kept. chi.URLParam does not work, because chi reuses its parameters; use PathValue.
+// Request returns a copy of the handshake's request without body and with a context that never ends. It has what
+// Authorize changed in URL and header. Use PathValue: chi reuses what chi.URLParam needs.
 func (s *Socket) Request() *http.Request {
 	r := s.request.unpack()
 	if s.request.base == nil {
@@ -162,15 +159,14 @@ func (s *Socket) Request() *http.Request {
 // Subprotocol returns the negotiated subprotocol, or "".
 func (s *Socket) Subprotocol() string { return s.subprotocol }
 
-// LocalAddr returns the local address of the connection.
+// LocalAddr returns the connection's local address.
 func (s *Socket) LocalAddr() net.Addr { return s.wire.LocalAddr() }
 
-// RemoteAddr returns the remote address of the connection, which may be a proxy's.
+// RemoteAddr returns the connection's remote address, which may be a proxy's.
 func (s *Socket) RemoteAddr() net.Addr { return s.wire.RemoteAddr() }
 
-// UnderlyingConn returns the connection that carries the socket, to inspect or tune it. Do not read, write, close it or
-// set deadlines. On Linux, for a TCP or Unix socket, it is a copy that the first call makes; the caller may close the
-// copy.
+// UnderlyingConn returns the connection, to inspect or tune. Do not read, write, close it or set deadlines. On Linux,
+// for TCP and Unix sockets, it is a copy.
 func (s *Socket) UnderlyingConn() net.Conn { return s.wire.NetConn() }
 
 // traffic returns what went through the socket so far.

@@ -6,11 +6,8 @@ import (
 	"sync"
 )
 
-// SetValue stores a value that [Socket.Value] will return for the socket that r becomes. Middleware and Authorize use
-// it to say who the client is. key should have an unexported type of the program, as for context.WithValue. A nil value
-// removes the key.
-//
-// SetValue changes r itself. Do not call it concurrently for one request, or after the request's handler has returned.
+// SetValue stores a value in r for [Socket.Value]. Middleware and Authorize use it to say who the client is. key is as
+// for context.WithValue. A nil value removes it. One request must not be changed concurrently.
 func SetValue(r *http.Request, key, value any) {
 	v, ok := r.Context().Value(valuesKey{}).(*values)
 	if !ok {
@@ -20,7 +17,7 @@ func SetValue(r *http.Request, key, value any) {
 	v.set(key, value)
 }
 
-// Value returns the value stored for key, or nil, even after the socket has ended.
+// Value returns the value stored for key, or nil, even when the socket has ended.
 func (s *Socket) Value(key any) any {
 	s.mu.Lock()
 	defer s.mu.Unlock()

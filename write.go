@@ -8,13 +8,10 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// Write sends p as one message. It returns when the kernel or the write buffer has the message, and waits while the
-// buffer is full (see MaxWriteBuffer). Messages of 16 KiB and more are not buffered; Write waits until the kernel has
-// them. Write does not retain p. Peers close the connection if text is not valid UTF-8.
-//
-// If ctx ends while Write waits for room, nothing was sent and the socket stays open; if it ends in the middle of a
-// message of 16 KiB or more, the socket is aborted. Over TLS a hostile client can block Write for up to PongTimeout. To
-// write to many clients use TryWrite or [Broadcast], which never block.
+// Write sends p as a message, and does not keep it. Text must be UTF-8, or peers disconnect. Write returns when the
+// kernel or the write buffer has p, and waits while the buffer is full. From 16 KiB on it waits for the kernel; if ctx
+// ends in the middle of such a message, the socket is aborted, and otherwise nothing was sent. Over TLS a client can
+// block Write for up to PongTimeout. For many clients use TryWrite or Broadcast.
 func (s *Socket) Write(ctx context.Context, t MessageType, p []byte) error {
 	return s.send(ctx, t, p, waitWritten)
 }
@@ -29,14 +26,13 @@ func (s *Socket) SendBinary(ctx context.Context, p []byte) error {
 	return s.send(ctx, Binary, p, waitWritten)
 }
 
-// TryWrite is Write without waiting. If the buffer is full, TryWrite sends nothing and returns ErrWriteBufferFull; if a
-// Writer is open, ErrWriterOpen. Unlike Write, it also buffers messages of 16 KiB and more. For a message larger than
-// MaxWriteBuffer it returns ErrMessageTooBig.
+// TryWrite is Write without waiting. It buffers p, however long, or returns ErrWriteBufferFull, ErrWriterOpen, or
+// ErrMessageTooBig for more than MaxWriteBuffer.
 func (s *Socket) TryWrite(t MessageType, p []byte) error {
 	return s.send(background, t, p, noWait)
 }
 
-// Flush waits until everything written before the call has been passed to the kernel.
+// Flush waits until the kernel has everything that was written before.
 func (s *Socket) Flush(ctx context.Context) error {
 	if err := s.wire.Flush(ctx); err != nil {
 		return s.writeError(err)
@@ -44,7 +40,7 @@ func (s *Socket) Flush(ctx context.Context) error {
 	return nil
 }
 
-// BytesToWrite returns how many bytes of output are buffered, frame headers included.
+// BytesToWrite returns how many bytes are buffered, headers included.
 func (s *Socket) BytesToWrite() int { return s.wire.BytesToWrite() }
 
 // A waitMode says what to wait for with a message.
@@ -200,9 +196,8 @@ func (s *Socket) sendPrepared(ctx context.Context, f *wire.Frame) (mark uint64, 
 	}
 }
 
-// Writer returns a writer for one message, which is sent as it is written, in frames of any size. Close ends the
-// message and must be called; other messages wait until then. If ctx ends first, the socket is aborted. With
-// compression an open Writer takes about 1 MiB.
+// Writer returns a writer for one message, sent in frames as it is written. It must be closed: other messages wait
+// until then. If ctx ends first, the socket is aborted. With compression it takes about 1 MiB.
 func (s *Socket) Writer(ctx context.Context, t MessageType) (io.WriteCloser, error) {
 	if t != Text && t != Binary {
 		return nil, errBadMessageType

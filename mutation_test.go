@@ -8,13 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
 
-// TestMutations breaks the code that checks what peers send, in one place after the other, and sees to it that the conformance
-// suite notices. Every condition is negated, every bound is moved by one, and every statement that can be is left out. It takes
-// minutes and runs where FOYER_MUTATE is set.
+// TestMutations breaks the code that checks what peers send, in one place after the other, and sees to it that its own tests or
+// the conformance suite notice. Every condition is negated, every bound is moved by one, and every statement that can be is left
+// out. It takes minutes and runs where FOYER_MUTATE is set.
 //
 // Some of the changes change nothing that a peer could see, such as those of a fast path. So a few may go unnoticed; a rule
 // that loses its test adds to them.
@@ -34,25 +35,18 @@ func TestMutations(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	binary := filepath.Join(copied, "mutants")
-	build := exec.Command("go", "test", "-c", "-vet=off", "-o", binary, ".")
-	build.Dir, build.Env = copied, append(os.Environ(), "GOWORK=off")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	notices := func(mutant int) ([]byte, bool) {
-		cmd := exec.Command(binary, "-test.timeout", "30s", "-test.failfast", "-test.run", "^TestConformance$")
-		cmd.Dir = copied
-		cmd.Env = append(os.Environ(), "FOYER_CONFORMANCE_PATIENCE=200ms", fmt.Sprint("FOYER_MUTANT=", mutant))
-		out, err := cmd.CombinedOutput()
-		return out, err != nil
-	}
-	if out, failed := notices(0); failed {
-		t.Fatalf("without any change:\n%s", out)
+	suites := []suite{{filepath.Join(copied, "internal/frame"), "."}, {copied, "^TestConformance$"}}
+	for _, s := range suites {
+		if err := s.build(); err != nil {
+			t.Fatal(err)
+		}
+		if s.notices(0) {
+			t.Fatalf("%s fails without any change", s.dir)
+		}
 	}
 	unnoticed := 0
 	for i, change := range m.changes {
-		if _, noticed := notices(i + 1); !noticed {
+		if !slices.ContainsFunc(suites, func(s suite) bool { return s.notices(i + 1) }) {
 			unnoticed++
 			t.Log("unnoticed: ", change)
 		}
@@ -61,6 +55,26 @@ func TestMutations(t *testing.T) {
 	if float64(unnoticed) > allowed*float64(len(m.changes)) {
 		t.Errorf("more than %.0f %% unnoticed", allowed*100)
 	}
+}
+
+// A suite is tests of a package of the copy.
+type suite struct{ dir, run string }
+
+func (s suite) build() error {
+	cmd := exec.Command("go", "test", "-c", "-vet=off", "-o", "mutants.test", ".")
+	cmd.Dir, cmd.Env = s.dir, append(os.Environ(), "GOWORK=off")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w\n%s", err, out)
+	}
+	return nil
+}
+
+// notices reports whether a test fails with a change.
+func (s suite) notices(change int) bool {
+	cmd := exec.Command("./mutants.test", "-test.short", "-test.timeout", "30s", "-test.failfast", "-test.run", s.run)
+	cmd.Dir, cmd.Env = s.dir, append(os.Environ(), "FOYER_CONFORMANCE_PATIENCE=200ms", fmt.Sprint("FOYER_MUTANT=", change))
+	return cmd.Run() != nil
 }
 
 // A mutator puts changes into source files. Each is made where FOYER_MUTANT is its number, counted from 1.

@@ -56,12 +56,13 @@ var workloads = []workload{
 
 // A load is the load generator.
 type load struct {
-	bare     bool // the server knows no WebSocket
-	http2    bool // the server is to be spoken to over HTTP/2
-	port     int
-	pid      int // the server's
-	duration time.Duration
-	count    int // connections of the workload idle
+	bare       bool // the server knows no WebSocket
+	http2      bool // the server is to be spoken to over HTTP/2
+	centrifuge bool // the server speaks Centrifugal's JSON protocol
+	port       int
+	pid        int // the server's
+	duration   time.Duration
+	count      int // connections of the workload idle
 }
 
 const warmUp = 300 * time.Millisecond
@@ -72,7 +73,7 @@ func loadCommand(args []string) error {
 	if i < 0 || len(args) != 6 {
 		return errors.New("the command load is for the command run")
 	}
-	l := &load{bare: args[1] == "tcp", http2: args[1] == "foyer-http2"}
+	l := &load{bare: args[1] == "tcp", http2: args[1] == "foyer-http2", centrifuge: args[1] == "centrifuge"}
 	l.port, _ = strconv.Atoi(args[2])
 	l.pid, _ = strconv.Atoi(args[3])
 	seconds, _ := strconv.ParseFloat(args[4], 64)
@@ -146,6 +147,11 @@ func (l *load) connect(i int, path, header string) (fd int, err error) {
 	if err := readAnswer(fd); err != nil {
 		return fail(err)
 	}
+	if l.centrifuge {
+		if err := joinCentrifuge(fd); err != nil {
+			return fail(err)
+		}
+	}
 	return fd, nil
 }
 
@@ -198,6 +204,9 @@ func text(n int) []byte {
 
 // frames returns a frame to send and the one that must come back.
 func (l *load) frames(opcode byte, size int) (send, want []byte) {
+	if l.centrifuge {
+		return centrifugeFrames(string(text(size)))
+	}
 	want = wstest.Plain(0x80|opcode, string(text(size)))
 	if l.bare {
 		return want, want
@@ -314,6 +323,9 @@ func (l *load) broadcast(receivers, size, silent int) (result, error) {
 	p, err := newPeers(fds[:receivers], bytes.Repeat(send, inFlight), len(send), want)
 	if err != nil {
 		return result{}, err
+	}
+	if l.centrifuge {
+		p.check = p.pushes
 	}
 	var sent []time.Time // by the number of the message
 	heard := make(map[*peer]int, receivers)

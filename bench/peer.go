@@ -15,6 +15,7 @@ type peer struct {
 	fd     int
 	unsent []byte // what the kernel did not take yet
 	at     int    // how far into the wanted frame the input is
+	rest   []byte // the input behind the last whole frame, where pushes reads it
 	since  int64  // when the message in flight was sent
 }
 
@@ -32,6 +33,9 @@ type peers struct {
 	received  int64
 	latencies []int32
 
+	// check checks what has come and returns how many messages that completes.
+	check func(c *peer, in []byte) (int, error)
+
 	events []unix.EpollEvent
 	in     []byte
 }
@@ -40,6 +44,7 @@ func newPeers(fds []int, burst []byte, size int, want []byte) (*peers, error) {
 	p := &peers{byFD: make(map[int32]*peer), burst: burst, size: size, want: want, begin: time.Now(),
 		events: make([]unix.EpollEvent, 256), in: make([]byte, 128<<10)}
 	p.wants = bytes.Repeat(want, len(p.in)/len(want)+2)
+	p.check = p.compare
 	var err error
 	if p.epoll, err = unix.EpollCreate1(0); err != nil {
 		return nil, err
@@ -67,11 +72,15 @@ func (p *peers) send(c *peer, n int) error {
 	if p.timed {
 		c.since = time.Since(p.begin).Microseconds()
 	}
+	return p.write(c, p.burst[:n*p.size])
+}
+
+// write sends b behind what the kernel did not take yet.
+func (p *peers) write(c *peer, b []byte) error {
 	if len(c.unsent) > 0 {
-		c.unsent = append(bytes.Clone(c.unsent), p.burst[:n*p.size]...)
-	} else {
-		c.unsent = p.burst[:n*p.size]
+		b = append(bytes.Clone(c.unsent), b...)
 	}
+	c.unsent = b
 	return p.flush(c)
 }
 
@@ -122,7 +131,7 @@ func (p *peers) turn(arrived func(c *peer, n int) error) error {
 	return nil
 }
 
-// read takes what has come and compares it.
+// read takes what has come and checks it.
 func (p *peers) read(c *peer, arrived func(c *peer, n int) error) error {
 	for {
 		n, err := unix.Read(c.fd, p.in)
@@ -135,17 +144,16 @@ func (p *peers) read(c *peer, arrived func(c *peer, n int) error) error {
 		if n == 0 {
 			return errors.New("the server hung up")
 		}
-		if !bytes.Equal(p.in[:n], p.wants[c.at:c.at+n]) {
-			return errEcho
+		messages, err := p.check(c, p.in[:n])
+		if err != nil {
+			return err
 		}
-		frames := (c.at + n) / len(p.want)
-		c.at = (c.at + n) % len(p.want)
-		p.received += int64(frames)
-		if frames > 0 {
+		p.received += int64(messages)
+		if messages > 0 {
 			if p.timed {
 				p.latencies = append(p.latencies, int32(time.Since(p.begin).Microseconds()-c.since))
 			}
-			if err := arrived(c, frames); err != nil {
+			if err := arrived(c, messages); err != nil {
 				return err
 			}
 		}
@@ -153,4 +161,14 @@ func (p *peers) read(c *peer, arrived func(c *peer, n int) error) error {
 			return nil
 		}
 	}
+}
+
+// compare counts the frames that in completes. Nothing but the wanted frame may come.
+func (p *peers) compare(c *peer, in []byte) (int, error) {
+	end := c.at + len(in)
+	if !bytes.Equal(in, p.wants[c.at:end]) {
+		return 0, errEcho
+	}
+	c.at = end % len(p.want)
+	return end / len(p.want), nil
 }

@@ -52,6 +52,9 @@ func (o options) listen() (net.Listener, error) {
 // announce tells the parent process where the server listens.
 func announce(addr net.Addr) { fmt.Println(addr.(*net.TCPAddr).Port) }
 
+// onlyRooms are the workloads that a server of rooms has no part in: it does not echo.
+var onlyRooms = []string{"handshake", "storm", "pingpong", "pipelined", "large", "long", "fragmented", "crowd", "idle", "tls", "compressed"}
+
 // servers are in the order of the table.
 var servers = []server{
 	{name: "foyer", about: "Server, Events", serve: serveFoyer},
@@ -61,8 +64,7 @@ var servers = []server{
 		lacks: []string{"handshake", "pingpong", "pipelined", "large", "long", "fragmented", "crowd", "idle", "broadcast", "tls", "compressed"}},
 	{name: "foyer-http2", about: "net/http, Events, HTTP/2", serve: serveFoyerHTTP,
 		lacks: []string{"handshake", "pingpong", "pipelined", "large", "long", "fragmented", "crowd", "idle", "broadcast", "compressed"}},
-	{name: "foyer-rooms", about: "Server, Events, a rooms.Hub", serve: serveFoyerRooms,
-		lacks: []string{"handshake", "storm", "pingpong", "pipelined", "large", "long", "fragmented", "crowd", "idle", "tls", "compressed"}},
+	{name: "foyer-rooms", about: "Server, Events, a rooms.Hub", serve: serveFoyerRooms, lacks: onlyRooms},
 	{name: "gorilla", about: "gorilla/websocket 1.5.3", serve: serveGorilla},
 	{name: "gorilla-tuned", about: "the same with WriteBufferPool and small buffers", serve: serveGorillaTuned},
 	{name: "coder", about: "coder/websocket 1.8.15", serve: serveCoder},
@@ -70,6 +72,7 @@ var servers = []server{
 	{name: "gobwas", about: "gobwas/ws 1.4.0, buffered", serve: serveGobwas, lacks: []string{"compressed", "fragmented"}},
 	{name: "nbio", about: "lesismal/nbio 1.6.8", lacks: []string{"tls"}},
 	{name: "melody", about: "olahol/melody 1.1.4", serve: serveMelody, lacks: []string{"compressed"}},
+	{name: "centrifuge", about: "centrifugal/centrifuge 0.40.1", serve: serveCentrifuge, lacks: onlyRooms},
 	{name: "qt", about: "QWebSocketServer", lacks: []string{"tls", "compressed"}},
 	{name: "bun", about: "Bun 1.4.5", lacks: []string{"tls", "compressed"}},
 	{name: "tcp", about: "bare TCP echo, no WebSocket", serve: serveTCP,

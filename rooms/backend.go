@@ -20,14 +20,19 @@ type Channel interface {
 	// the message as safely as it promises, and it was passed to Deliver and Flush here.
 	Publish(ctx context.Context, m *Message) (Position, error)
 
-	// Last returns the position of the message that was published last. An Offset of 0 means that there was none. It is
-	// called once, after Open.
+	// Last returns the position behind which everything is delivered: that of the message that was published last before
+	// Open. It is called once, after Open.
 	Last() Position
 
 	// History returns the first messages after since, in order, at most max. intact says that none is missing between since
 	// and the last of them; an empty result is intact if since is the last position. For the zero Position it returns the
 	// last max messages.
 	History(ctx context.Context, since Position, max int) (messages []*Message, intact bool, err error)
+
+	// Present is called when the number of sockets changes that one user has in the room here. 0 means that the last has
+	// left. Members without a key are counted under the key "". The Backend tells the other processes. The room is locked:
+	// Present must not wait, nor for a lock that is held while the Sink is called.
+	Present(p Presence)
 
 	// Close ends the delivery. No method is called after it. The room is not opened again before it has returned.
 	Close() error
@@ -36,8 +41,16 @@ type Channel interface {
 // A Sink takes what a Channel delivers. It does not call the Channel.
 type Sink interface {
 	// Deliver takes a message, which has its Position. It must be called for one message after the other. Offsets must
-	// grow, unless the message is Transient or the epoch changes.
+	// grow, unless the message is Transient or the epoch changes. A Backend that gives no positions leaves them zero.
+	//
+	// A message of the kind Gap says that the Backend has lost messages: what follows is not what came before. All
+	// members are told, and none recovers over it. Its Position is the one after which the room goes on.
 	Deliver(m *Message)
+
+	// Present takes what Channel.Present was told in another process, called node. Absent says that nobody is in the room
+	// there.
+	Present(node string, p Presence)
+	Absent(node string)
 
 	// Flush has members get what was delivered. It may be called once after several messages, and concurrently.
 	Flush()
@@ -77,5 +90,7 @@ func (c *memoryChannel) Last() Position {
 func (c *memoryChannel) History(context.Context, Position, int) ([]*Message, bool, error) {
 	return nil, false, nil
 }
+
+func (c *memoryChannel) Present(Presence) {}
 
 func (c *memoryChannel) Close() error { return nil }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/foyerws/foyer"
 	"github.com/foyerws/foyer/foyertest"
@@ -25,6 +26,9 @@ type store struct {
 	asked    int
 	late     bool // deliver delivers, and not Publish
 	waiting  map[string][]*Message
+
+	telling sync.Mutex // guards:
+	told    []Presence
 }
 
 // forget drops the first n messages of a room.
@@ -110,6 +114,12 @@ func (s *stored) History(_ context.Context, since Position, max int) ([]*Message
 	}
 	all = all[i+1:]
 	return all[:min(max, len(all))], true, nil
+}
+
+func (s *stored) Present(p Presence) {
+	s.telling.Lock()
+	defer s.telling.Unlock()
+	s.told = append(s.told, p)
 }
 
 func (s *stored) Close() error {
@@ -283,5 +293,152 @@ func TestBackendThatFails(t *testing.T) {
 	m.Publish(t.Context(), foyer.Text, []byte("again"))
 	if got := hear(t, client); got != "again" {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestOneAsksForMany has many members come back at once to a machine that does not know the room. One asks the Backend, the
+// others find in the ring what it has got.
+func TestOneAsksForMany(t *testing.T) {
+	backend := &store{}
+	earlier := Hub{Backend: backend}
+	for i := 1; i <= 40; i++ {
+		earlier.Room("x").Publish(t.Context(), foyer.Text, fmt.Append(nil, "m", i))
+	}
+	earlier.Shutdown(t.Context())
+	for name, test := range map[string]struct {
+		o     JoinOptions
+		first int
+		limit int
+	}{
+		"since":   {JoinOptions{Since: Position{"stream", 30}}, 11, 0},
+		"history": {JoinOptions{History: 20}, 21, 0},
+		"limited": {JoinOptions{History: 20}, 31, 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			backend.asked = 0
+			hub := Hub{Backend: backend, Encode: numbered, HistoryMessages: test.limit}
+			var joined sync.WaitGroup
+			for range 30 {
+				client, server := foyertest.Pair(t, &foyer.Handler{})
+				joined.Go(func() {
+					if _, err := hub.Room("x").Join(t.Context(), server, test.o); err != nil {
+						t.Error(err)
+					}
+					hear(t, client) // welcome
+					for i := test.first; i <= 40; i++ {
+						if got, want := hear(t, client), fmt.Sprint(Position{"stream", uint64(3 * i)}, " m", i); got != want {
+							t.Errorf("%q, want %q", got, want)
+							return
+						}
+					}
+				})
+			}
+			joined.Wait()
+			if backend.asked != 1 {
+				t.Errorf("asked %d times", backend.asked)
+			}
+		})
+	}
+}
+
+// TestGapOfABackend is for messages that the Backend has lost on the way to everybody.
+func TestGapOfABackend(t *testing.T) {
+	backend := &store{}
+	hub := Hub{Backend: backend, Encode: numbered}
+	room := hub.Room("x")
+	client, server := foyertest.Pair(t, &foyer.Handler{})
+	room.Join(t.Context(), server, JoinOptions{})
+	hear(t, client)
+	before, _ := room.Publish(t.Context(), foyer.Text, []byte("m1"))
+	backend.mu.Lock()
+	backend.messages["x"] = nil
+	backend.offset += 30
+	sink := backend.sinks["x"]
+	backend.mu.Unlock()
+	at := Position{"stream", 33}
+	sink.Deliver(&Message{Kind: Gap, Room: "x", Position: at, Missed: 10})
+	sink.Flush()
+	after, _ := room.Publish(t.Context(), foyer.Text, []byte("m12"))
+	for _, want := range []string{fmt.Sprint(before, " m1"), fmt.Sprint(at, " gap 10"), fmt.Sprint(after, " m12")} {
+		if got := hear(t, client); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	for since, recovers := range map[Position]bool{before: false, at: true, after: true} {
+		_, other := foyertest.Pair(t, &foyer.Handler{})
+		m, err := room.Join(t.Context(), other, JoinOptions{Since: since})
+		if err != nil || m.Recovered() != recovers {
+			t.Errorf("%v: %v, %v", since, m.Recovered(), err)
+		}
+	}
+}
+
+// TestNoPositions has a Backend that gives none, such as one that stores nothing.
+func TestNoPositions(t *testing.T) {
+	backend := &store{}
+	hub := Hub{Backend: backend}
+	room := hub.Room("x")
+	client, server := foyertest.Pair(t, &foyer.Handler{})
+	room.Join(t.Context(), server, JoinOptions{})
+	for i := range 3 {
+		backend.sinks["x"].Deliver(&Message{Room: "x", Type: foyer.Text, Data: fmt.Append(nil, i), Time: time.Now()})
+		backend.sinks["x"].Flush()
+		if got := hear(t, client); got != fmt.Sprint(i) {
+			t.Errorf("%q", got)
+		}
+	}
+	late, server := foyertest.Pair(t, &foyer.Handler{})
+	if m, err := room.Join(t.Context(), server, JoinOptions{Since: Position{"x", 1}, History: 2}); err != nil || m.Recovered() {
+		t.Error(m.Recovered(), err)
+	}
+	for i := 1; i < 3; i++ {
+		if got := hear(t, late); got != fmt.Sprint(i) {
+			t.Errorf("%q", got)
+		}
+	}
+}
+
+// TestPresenceElsewhere has users in other processes, too.
+func TestPresenceElsewhere(t *testing.T) {
+	backend := &store{}
+	hub := Hub{Backend: backend, Encode: JSON}
+	room := hub.Room("x")
+	client, server := foyertest.Pair(t, &foyer.Handler{})
+	m, err := room.Join(t.Context(), server, JoinOptions{Key: "alice"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, stays := foyertest.Pair(t, &foyer.Handler{})
+	room.Join(t.Context(), stays, JoinOptions{})
+	hearEvent(t, client) // welcome
+	hearEvent(t, client) // herself
+	sink := backend.sinks["x"]
+	sink.Present("b", Presence{"bob", "Bob", 1})
+	sink.Present("b", Presence{"alice", "", 2})
+	sink.Present("b", Presence{"", "", 5})
+	sink.Present("c", Presence{"bob", "Bob", 1})
+	sink.Present("c", Presence{"bob", "Bob", 1}) // said once more
+	if members, keys := room.Count(); members != 11 || keys != 2 || fmt.Sprint(room.Members()) != "[{alice  3} {bob Bob 2}]" {
+		t.Error(members, keys, room.Members())
+	}
+	if e := hearEvent(t, client); e.Type != "joined" || e.Key != "bob" || e.Info != "Bob" {
+		t.Errorf("%+v", e)
+	}
+	sink.Absent("b")
+	sink.Absent("never there")
+	if members, keys := room.Count(); members != 3 || keys != 2 {
+		t.Error(members, keys)
+	}
+	sink.Present("c", Presence{"bob", "Bob", 0})
+	if e := hearEvent(t, client); e.Type != "left" || e.Key != "bob" || e.Info != "Bob" {
+		t.Errorf("%+v", e)
+	}
+	sink.Present("c", Presence{"alice", "", 1})
+	m.Leave()
+	if members, keys := room.Count(); members != 2 || keys != 1 {
+		t.Error(members, keys)
+	}
+	if want := []Presence{{"alice", "", 1}, {"", "", 1}, {"alice", "", 0}}; !slices.Equal(backend.told, want) {
+		t.Error(backend.told)
 	}
 }

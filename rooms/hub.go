@@ -243,7 +243,7 @@ func (h *Hub) find(name string) (*room, error) {
 		if len(h.rooms) >= h.set.rooms {
 			return nil, fmt.Errorf("%w rooms", ErrFull)
 		}
-		r = &room{hub: h, name: name, opening: make(chan struct{}, 1)}
+		r = newRoom(h, name)
 		h.rooms[name] = r
 		if h.sweeper == nil {
 			h.sweeper = time.AfterFunc(sweepInterval, h.sweep)

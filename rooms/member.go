@@ -215,7 +215,7 @@ func (m *Member) enter(ctx context.Context, o JoinOptions) error {
 	}
 	m.index = len(r.members)
 	r.members = append(r.members, m)
-	announced := r.arrive(m)
+	announced := r.countHere(m, 1)
 	r.mu.Unlock()
 	if announced {
 		r.flush()
@@ -228,46 +228,83 @@ func (m *Member) enter(ctx context.Context, o JoinOptions) error {
 // pageSize is how many messages are asked of the Backend at a time for a member that catches up.
 const pageSize = 64
 
-// earlier gets messages from the Backend, if o asks for some that the ring does not have.
-func (r *room) earlier(ctx context.Context, o JoinOptions) (messages []private, intact bool, err error) {
-	if o.Since != (Position{}) {
-		if _, ok := r.ring.follows(o.Since); ok {
-			return nil, false, nil
+// earlier gets messages from the Backend, if o asks for some that the ring does not have. The ring takes them if they fit: of
+// many members that come back at once, one asks.
+func (r *room) earlier(ctx context.Context, o JoinOptions) (messages []entry, intact bool, err error) {
+	wanted := min(o.History, r.hub.set.messages)
+	enough := func() bool {
+		if o.Since != (Position{}) {
+			_, ok := r.ring.follows(o.Since)
+			return ok
 		}
+		return wanted <= 0 || r.ring.history() >= wanted
+	}
+	if enough() {
+		return nil, false, nil
+	}
+	select {
+	case r.reading <- struct{}{}:
+		defer func() { <-r.reading }()
+	case <-ctx.Done():
+		return nil, false, ctx.Err()
+	}
+	if enough() {
+		return nil, false, nil
+	}
+	if o.Since != (Position{}) {
 		page, intact, err := r.channel.History(ctx, o.Since, pageSize)
 		if err != nil || intact {
-			return r.oldest(page), intact, err
+			messages = r.oldest(page)
+			r.extend(o.Since, messages)
+			return messages, intact, err
 		}
 	}
-	if wanted := min(o.History, r.hub.set.messages); wanted > 0 && r.ring.history() < wanted {
-		page, _, err := r.channel.History(ctx, Position{}, wanted)
-		return r.newest(page), false, err
+	if wanted <= 0 || r.ring.history() >= wanted {
+		return nil, false, nil
 	}
-	return nil, false, nil
+	page, _, err := r.channel.History(ctx, Position{}, wanted)
+	if messages = r.newest(page); len(messages) > 0 {
+		first := messages[0].position
+		r.extend(Position{first.Epoch, first.Offset - 1}, messages)
+	}
+	return messages, false, err
+}
+
+// extend has the ring take messages that come before those that it has.
+func (r *room) extend(after Position, older []entry) {
+	if slices.ContainsFunc(older, func(e entry) bool { return e.message == nil }) {
+		return
+	}
+	r.hub.bytes.Add(int64(r.ring.extend(after, older, r.hub.set.messages, r.hub.set.bytes)))
+}
+
+// encode makes an entry of a message.
+func (r *room) encode(m *Message) entry {
+	return entry{message: r.prepare(m), position: m.Position, history: m.Kind == Published && !m.Transient, replaces: m.Replaces, time: m.Time}
 }
 
 // oldest encodes the first of messages, as many as one member may hold.
-func (r *room) oldest(messages []*Message) (encoded []private) {
+func (r *room) oldest(messages []*Message) (encoded []entry) {
 	size := 0
 	for _, m := range messages {
 		if size > r.hub.set.bytes {
 			break
 		}
-		encoded = append(encoded, private{r.prepare(m), m.Position})
+		encoded = append(encoded, r.encode(m))
 		size += encoded[len(encoded)-1].size()
 	}
 	return encoded
 }
 
 // newest encodes the last of messages, as many as one member may hold.
-func (r *room) newest(messages []*Message) (encoded []private) {
+func (r *room) newest(messages []*Message) (encoded []entry) {
 	size := 0
 	for _, m := range slices.Backward(messages) {
-		p := private{r.prepare(m), m.Position}
-		if size += p.size(); size > r.hub.set.bytes {
+		e := r.encode(m)
+		if size += e.size(); size > r.hub.set.bytes {
 			break
 		}
-		encoded = append(encoded, p)
+		encoded = append(encoded, e)
 	}
 	slices.Reverse(encoded)
 	return encoded
@@ -275,7 +312,7 @@ func (r *room) newest(messages []*Message) (encoded []private) {
 
 // begin finds the place where the member goes on, and reports false if it has left already. The caller has r.mu, so that nobody
 // has the member pull before.
-func (m *Member) begin(o JoinOptions, earlier []private, intact bool) bool {
+func (m *Member) begin(o JoinOptions, earlier []entry, intact bool) bool {
 	r := m.room
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -313,33 +350,26 @@ func (m *Member) begin(o JoinOptions, earlier []private, intact bool) bool {
 
 // follow has the member get messages of the Backend, and then what follows them: from the ring, or once more from the Backend.
 // The caller has m.mu.
-func (m *Member) follow(messages []private) {
+func (m *Member) follow(messages []entry) {
 	m.queue(messages)
 	seq, ok := m.room.ring.follows(m.fetched)
 	m.cursor, m.catching = seq, !ok
 }
 
 // queue has the member get messages. The caller has m.mu.
-func (m *Member) queue(messages []private) {
-	for _, p := range messages {
-		if p.message != nil {
-			m.backlog = append(m.backlog, p)
+func (m *Member) queue(messages []entry) {
+	for _, e := range messages {
+		if e.message != nil {
+			m.backlog = append(m.backlog, private{e.message, e.position})
 		}
-		m.fetched = p.position
+		m.fetched = e.position
 	}
 }
 
 // A private is a message for one member.
 type private struct {
-	message  *foyer.Prepared // nil if it is not sent
-	position Position        // zero if it has none
-}
-
-func (p *private) size() int {
-	if p.message == nil {
-		return 0
-	}
-	return len(p.message.Payload()) + entryOverhead
+	message  *foyer.Prepared
+	position Position // zero if it has none
 }
 
 // maxLag is how far a member may be behind before it is written to at once. Further ones are left to the loops of their

@@ -27,6 +27,9 @@ func (p Position) String() string {
 	return p.Epoch + "-" + strconv.FormatUint(p.Offset, 10)
 }
 
+// before reports whether p is an earlier position than q, of those that can be compared.
+func (p Position) before(q Position) bool { return p.Epoch == q.Epoch && p.Offset < q.Offset }
+
 // ParsePosition is the reverse of String. Clients send it, so anything may come.
 func ParsePosition(s string) (Position, error) {
 	if s == "" {

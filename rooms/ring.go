@@ -15,14 +15,22 @@ type ring struct {
 	entries []entry    // a circle; grows up to the limit
 	first   uint64     // the sequence number of the oldest entry
 	next    uint64     // that of the next one
+	origin  uint64     // that of the oldest entry there ever was
 	bytes   int        // of the entries
 	lost    Position   // of the newest published message that was dropped
+	gap     Position   // behind which the Backend has lost nothing
 	last    Position   // of the newest published message
 	others  []uint64   // the newest entries that were dropped and not published, in order
 	closed  bool       // nothing is added any more
 
 	subjects map[string]subject // the last message of each
 	retained int                // bytes of those that are entries no more
+}
+
+// newRing returns a ring that can be extended: there are sequence numbers below the first.
+func newRing() ring {
+	const origin = 1 << 40
+	return ring{first: origin, next: origin, origin: origin}
 }
 
 // A subject is the last message of those that replace each other.
@@ -37,9 +45,9 @@ const maxSubjects = 1000
 
 // An entry is a message in a ring.
 type entry struct {
-	message  *foyer.Prepared
-	position Position // of a published message; the one before it for others
-	history  bool     // it was published
+	message  *foyer.Prepared // nil if it is not sent
+	position Position        // of a published message; the one before it for others
+	history  bool            // it was published
 	replaces string
 	time     time.Time
 }
@@ -47,7 +55,12 @@ type entry struct {
 // entryOverhead is about what an entry takes besides its message.
 const entryOverhead = 256
 
-func (e *entry) size() int { return len(e.message.Payload()) + entryOverhead }
+func (e *entry) size() int {
+	if e.message == nil {
+		return 0
+	}
+	return len(e.message.Payload()) + entryOverhead
+}
 
 func (r *ring) at(seq uint64) *entry { return &r.entries[seq%uint64(len(r.entries))] }
 
@@ -198,7 +211,7 @@ func (r *ring) read(messages []*foyer.Prepared, seq, upto, fresh uint64, seen Po
 		if !e.history {
 			return s < fresh
 		}
-		return e.position.Epoch == seen.Epoch && e.position.Offset <= seen.Offset
+		return seen != (Position{}) && e.position.Epoch == seen.Epoch && e.position.Offset <= seen.Offset
 	}
 	for seq < upto && stale(seq) {
 		seq++
@@ -292,7 +305,7 @@ func (r *ring) follows(since Position) (seq uint64, ok bool) {
 // after is follows for a caller that has the lock. It reports false if something after since was dropped, or the ring knows
 // nothing of the position.
 func (r *ring) after(since Position) (seq uint64, ok bool) {
-	if since.Epoch != r.last.Epoch || since.Offset > r.last.Offset || r.lost.Epoch == r.last.Epoch && since.Offset < r.lost.Offset {
+	if since.Epoch != r.last.Epoch || since.Offset > r.last.Offset || since.before(r.lost) || since.before(r.gap) {
 		return 0, false
 	}
 	for seq = r.next; seq > r.first; seq-- {
@@ -301,6 +314,52 @@ func (r *ring) after(since Position) (seq uint64, ok bool) {
 		}
 	}
 	return seq, true
+}
+
+// interrupt says that the Backend has lost messages before a position.
+func (r *ring) interrupt(at Position) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.gap, r.last = at, at
+}
+
+// extend puts published messages before those that the ring has, if it has dropped none and nothing is missing in between, as
+// far as there is room. after is the position before the first of them. It returns by how many bytes the ring has grown.
+func (r *ring) extend(after Position, older []entry, maxMessages, maxBytes int) (grown int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for len(older) > 0 && r.lost.before(older[len(older)-1].position) {
+		older = older[:len(older)-1] // the ring has it
+	}
+	if len(older) == 0 || older[len(older)-1].position != r.lost || r.closed || r.first != r.origin || r.gap != (Position{}) {
+		return 0
+	}
+	n := int(r.next - r.first)
+	begin := len(older)
+	for begin > 0 && n+len(older)-begin < maxMessages && r.bytes+grown+older[begin-1].size() <= maxBytes {
+		begin--
+		grown += older[begin].size()
+	}
+	if begin > 0 {
+		after = older[begin-1].position
+	}
+	older = older[begin:]
+	if len(older) == 0 {
+		return 0
+	}
+	r.lost = after
+	entries := make([]entry, min(max(8, n+len(older)), maxMessages))
+	for seq := r.first; seq < r.next; seq++ {
+		entries[seq%uint64(len(entries))] = *r.at(seq)
+	}
+	r.entries = entries
+	for _, e := range slices.Backward(older) {
+		r.first--
+		*r.at(r.first) = e
+	}
+	r.origin = r.first
+	r.bytes += grown
+	return grown
 }
 
 // history returns how many published messages there are.

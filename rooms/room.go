@@ -42,7 +42,8 @@ type Presence struct {
 	Sockets   int // with this key
 }
 
-// Members returns who is in the room, by key, in the order of their keys. Members without a key are not among them.
+// Members returns who is in the room, in all processes, in the order of their keys. Members without a key are not among
+// them. A room that was just opened here hears a moment later who is elsewhere.
 func (r *Room) Members() []Presence {
 	room := r.hub.existing(r.name)
 	if room == nil {
@@ -52,7 +53,7 @@ func (r *Room) Members() []Presence {
 	defer room.mu.Unlock()
 	all := make([]Presence, 0, len(room.present))
 	for _, p := range room.present {
-		all = append(all, *p)
+		all = append(all, p.Presence)
 	}
 	slices.SortFunc(all, func(a, b Presence) int {
 		switch {
@@ -66,7 +67,7 @@ func (r *Room) Members() []Presence {
 	return all
 }
 
-// Count returns how many members the room has, and how many keys they have.
+// Count returns how many members the room has, in all processes, and how many keys they have.
 func (r *Room) Count() (members, keys int) {
 	room := r.hub.existing(r.name)
 	if room == nil {
@@ -74,7 +75,7 @@ func (r *Room) Count() (members, keys int) {
 	}
 	room.mu.Lock()
 	defer room.mu.Unlock()
-	return len(room.members), len(room.present)
+	return len(room.members) + room.away, len(room.present)
 }
 
 // existing returns the room with a name, or nil.
@@ -92,13 +93,27 @@ type room struct {
 
 	opening chan struct{} // has room for one, which opens
 	channel Channel       // nil until it is open; guarded by opening
+	reading chan struct{} // has room for one, which reads history
 
 	ring ring
 
-	mu      sync.Mutex // guards:
-	members []*Member
-	present map[string]*Presence
-	streams map[chan struct{}]bool // of Events; each is told that there is something
+	mu       sync.Mutex // guards:
+	members  []*Member
+	present  map[string]*presence      // by key, here and elsewhere
+	nameless int                       // members without a key, here
+	nodes    map[string]map[string]int // sockets elsewhere, by process and key
+	away     int                       // the sum of them
+	streams  map[chan struct{}]bool    // of Events; each is told that there is something
+}
+
+// A presence is a Presence with the part of its sockets that is here.
+type presence struct {
+	Presence
+	here int
+}
+
+func newRoom(h *Hub, name string) *room {
+	return &room{hub: h, name: name, opening: make(chan struct{}, 1), reading: make(chan struct{}, 1), ring: newRing()}
 }
 
 // open opens the room if it is not open.
@@ -159,8 +174,7 @@ func (r *room) prepare(m *Message) (prepared *foyer.Prepared) {
 // add adds a message to the ring.
 func (r *room) add(m *Message) {
 	h := r.hub
-	e := entry{message: r.prepare(m), position: m.Position, history: m.Kind == Published && !m.Transient, replaces: m.Replaces, time: m.Time}
-	total := h.bytes.Add(int64(r.ring.append(e, h.set.messages, h.set.bytes)))
+	total := h.bytes.Add(int64(r.ring.append(r.encode(m), h.set.messages, h.set.bytes)))
 	for total > h.set.memory {
 		shrunk := r.ring.dropSome()
 		if shrunk == 0 {
@@ -174,7 +188,48 @@ func (r *room) add(m *Message) {
 type sink room
 
 // Deliver implements Sink.
-func (s *sink) Deliver(m *Message) { (*room)(s).add(m) }
+func (s *sink) Deliver(m *Message) {
+	r := (*room)(s)
+	if m.Kind == Gap {
+		r.ring.interrupt(m.Position)
+	}
+	r.add(m)
+}
+
+// Present implements Sink.
+func (s *sink) Present(node string, p Presence) {
+	r := (*room)(s)
+	r.mu.Lock()
+	d := p.Sockets - r.nodes[node][p.Key]
+	if r.nodes[node] == nil {
+		if r.nodes == nil {
+			r.nodes = make(map[string]map[string]int)
+		}
+		r.nodes[node] = make(map[string]int)
+	}
+	if r.nodes[node][p.Key] = p.Sockets; p.Sockets == 0 {
+		delete(r.nodes[node], p.Key)
+	}
+	r.away += d
+	announced := r.count(p.Key, p.Info, d)
+	r.mu.Unlock()
+	if announced {
+		r.flush()
+	}
+}
+
+// Absent implements Sink.
+func (s *sink) Absent(node string) {
+	r := (*room)(s)
+	r.mu.Lock()
+	for key, n := range r.nodes[node] {
+		r.away -= n
+		r.count(key, "", -n)
+	}
+	delete(r.nodes, node)
+	r.mu.Unlock()
+	r.flush()
+}
 
 // Flush implements Sink.
 func (s *sink) Flush() { (*room)(s).flush() }
@@ -207,22 +262,48 @@ func (r *room) announce(kind Kind, key, info string) {
 	r.add(&Message{Kind: kind, Room: r.name, Key: key, Info: info, Time: time.Now()})
 }
 
-// arrive counts a member, and announces its user if that was not there before. The caller has r.mu, and flushes if it
-// returns true.
-func (r *room) arrive(m *Member) bool {
+// count changes the number of a user's sockets, and announces the first and the end of the last. The caller has r.mu, and
+// flushes if it returns true.
+func (r *room) count(key, info string, d int) (announced bool) {
+	if key == "" || d == 0 {
+		return false
+	}
+	p := r.present[key]
+	if p == nil {
+		if r.present == nil {
+			r.present = make(map[string]*presence)
+		}
+		p = &presence{Presence: Presence{Key: key, Info: info}}
+		r.present[key] = p
+	}
+	p.Sockets += d
+	switch p.Sockets {
+	case 0:
+		delete(r.present, key)
+		r.announce(Left, key, p.Info)
+		return true
+	case d:
+		r.announce(Joined, key, p.Info)
+		return true
+	}
+	return false
+}
+
+// countHere is count for a member, of which the Backend is told. The caller has r.mu.
+func (r *room) countHere(m *Member, d int) (announced bool) {
 	if m.key == "" {
+		r.nameless += d
+		r.channel.Present(Presence{Sockets: r.nameless})
 		return false
 	}
+	announced = r.count(m.key, m.info, d)
+	here := 0
 	if p := r.present[m.key]; p != nil {
-		p.Sockets++
-		return false
+		p.here += d
+		here = p.here
 	}
-	if r.present == nil {
-		r.present = make(map[string]*Presence)
-	}
-	r.present[m.key] = &Presence{m.key, m.info, 1}
-	r.announce(Joined, m.key, m.info)
-	return true
+	r.channel.Present(Presence{m.key, m.info, here})
+	return announced
 }
 
 // depart removes a member, and announces its user if that is not there any more. The caller flushes if it returns true.
@@ -234,14 +315,5 @@ func (r *room) depart(m *Member) bool {
 	r.members[m.index].index = m.index
 	r.members[end] = nil
 	r.members = r.members[:end]
-	p := r.present[m.key]
-	if p == nil {
-		return false
-	}
-	if p.Sockets--; p.Sockets > 0 {
-		return false
-	}
-	delete(r.present, m.key)
-	r.announce(Left, m.key, p.Info)
-	return true
+	return r.countHere(m, -1)
 }

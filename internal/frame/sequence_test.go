@@ -91,6 +91,43 @@ func TestSequenceCountsWithoutOverflow(t *testing.T) {
 	}
 }
 
+// TestEmptyFragmentsHaveAnEnd: no limit of bytes ends a message of them.
+func TestEmptyFragmentsHaveAnEnd(t *testing.T) {
+	var seq Sequence
+	take := func(first, length byte) error {
+		b := []byte{first, length}
+		f, ok, err := seq.Parse(&Limits{}, b)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			t.Fatal("incomplete")
+		}
+		if !f.Control() {
+			seq.Accept(&f)
+		}
+		return nil
+	}
+	for range 3 { // each message has its own
+		for i := range maxEmpty {
+			if err := take([]byte{0x01, 0x00}[min(i, 1)], 0); err != nil {
+				t.Fatal(i, err)
+			}
+		}
+		for _, fine := range [][]byte{{0x89, 0}, {0x00, 1}} { // a ping, and a byte
+			if err := take(fine[0], fine[1]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := take(0x00, 0); err == nil || err.(*ProtocolError).Code != 1008 {
+			t.Fatal(err)
+		}
+		if err := take(0x80, 0); err != nil { // the last one ends it
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestCloseCodes(t *testing.T) {
 	valid := map[int]bool{1000: true, 1001: true, 1002: true, 1003: true, 1007: true, 1008: true, 1009: true, 1010: true, 1011: true, 1012: true, 1013: true, 1014: true}
 	for code := range 70000 {

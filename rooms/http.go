@@ -250,7 +250,7 @@ func httpError(w http.ResponseWriter, err error) {
 		status = http.StatusBadRequest
 	case errors.Is(err, ErrTooBig):
 		status = http.StatusRequestEntityTooLarge
-	case errors.Is(err, ErrFull), errors.Is(err, ErrClosed), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, ErrFull), errors.Is(err, ErrUnavailable), errors.Is(err, ErrClosed), errors.Is(err, context.DeadlineExceeded):
 		status = http.StatusServiceUnavailable
 	}
 	http.Error(w, http.StatusText(status), status)

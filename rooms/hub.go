@@ -119,6 +119,8 @@ var (
 	ErrTooBig = errors.New("rooms: message too big")
 	// ErrLeft: the member has left.
 	ErrLeft = errors.New("rooms: the member has left")
+	// ErrUnavailable: the Backend cannot be reached.
+	ErrUnavailable = errors.New("rooms: not available")
 	// ErrRefused: a function of the Hub has refused. The error it has returned is wrapped, too.
 	ErrRefused = errors.New("rooms: refused")
 )

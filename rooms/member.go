@@ -669,7 +669,7 @@ func (m *Member) expire(n int) {
 // and who it is say the fields of the Hub. It is for the function of foyer.Handler.ForEach.
 //
 // If the client cannot join, its socket is closed with a code that says why: foyer.ClosePolicyViolation for a name that is
-// malformed or refused, foyer.CloseTryAgainLater for a limit. So is that of one that publishes too fast or too much. A
+// malformed or refused, foyer.CloseTryAgainLater for a limit, or a Backend that cannot be reached. So is that of one that publishes too fast or too much. A
 // message that OnMessage refuses is answered with a Refused. Serve returns the error that ended it; nil when the socket has
 // ended, or been closed by the client.
 func (r *Room) Serve(ctx context.Context, s *foyer.Socket) error {
@@ -740,6 +740,8 @@ func closeFor(err error) (foyer.CloseCode, string) {
 		return foyer.CloseMessageTooBig, "message too big"
 	case errors.Is(err, ErrFull):
 		return foyer.CloseTryAgainLater, "full"
+	case errors.Is(err, ErrUnavailable):
+		return foyer.CloseTryAgainLater, "not available"
 	case errors.Is(err, ErrClosed), errors.Is(err, ErrLeft), errors.Is(err, context.Canceled):
 		return foyer.CloseGoingAway, ""
 	}

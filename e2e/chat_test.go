@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -77,16 +79,25 @@ func (c *line) pull(out bool) {
 	}
 }
 
-// TestChat has three people talk in the chat example. One of them is offline for ten seconds, and comes back to what was
-// said meanwhile. FOYER_SCREENSHOTS is a folder for pictures.
+// TestChat has three people talk in the chat example, on one node and on a node for each. One of them is offline for ten
+// seconds, and comes back to what was said meanwhile. FOYER_SCREENSHOTS is a folder for pictures.
 func TestChat(t *testing.T) {
 	program(t, "chromium")
-	port := freePort(t)
-	startExample(t, "chat", "-addr", "127.0.0.1:"+port).wait(t, "listening")
-	page := "http://127.0.0.1:" + port + "/"
-	wire := newLine(t, "127.0.0.1:"+port)
+	for nodes, name := range map[int]string{1: "one node", 3: "three nodes"} {
+		t.Run(name, func(t *testing.T) { chat(t, nodes) })
+	}
+}
+
+func chat(t *testing.T, nodes int) {
+	example := startExample(t, "chat", "-addr", "127.0.0.1:0", "-nodes", strconv.Itoa(nodes))
+	var pages []string
+	for range nodes {
+		_, url, _ := strings.Cut(example.wait(t, "listening on "), "listening on ")
+		pages = append(pages, url+"/")
+	}
+	wire := newLine(t, strings.Trim(pages[2%nodes], "htp:/"))
 	people := map[string]context.Context{}
-	for name, url := range map[string]string{"alice": page, "bob": page, "carol": "http://" + wire.Addr().String() + "/"} {
+	for name, url := range map[string]string{"alice": pages[0], "bob": pages[1%nodes], "carol": "http://" + wire.Addr().String() + "/"} {
 		people[name] = browse(t, url+"?name="+name)
 		until(t, people[name], `document.getElementById("state").textContent === "in lobby"`)
 	}
@@ -145,7 +156,7 @@ func TestChat(t *testing.T) {
 		Room          string
 		Members, Keys int
 	}
-	resp, err := http.Get(page + "admin/rooms")
+	resp, err := http.Get(pages[1%nodes] + "admin/rooms") // bob is in both rooms
 	if err != nil {
 		t.Fatal(err)
 	}

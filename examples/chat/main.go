@@ -2,6 +2,8 @@
 // shows what it has missed. docs/rooms.md walks through this program.
 //
 //	go run ./examples/chat
+//	go run ./examples/chat -nodes 3                          three nodes and a NATS server, in one process
+//	go run ./examples/chat -nats nats://localhost:4222       one of many nodes
 package main
 
 import (
@@ -11,10 +13,13 @@ import (
 	"errors"
 	"flag"
 	"log"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/foyerws/foyer"
@@ -28,12 +33,37 @@ var page string
 const maxText = 2000
 
 func main() {
-	addr := flag.String("addr", "localhost:8080", "address to listen on")
+	addr := flag.String("addr", "localhost:8080", "address to listen on; further nodes take the next ports")
+	nodes := flag.Int("nodes", 1, "how many nodes to run, with a NATS server if -nats does not name one")
+	url := flag.String("nats", "", "URL of a NATS server with JetStream, whose other nodes have the same rooms")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
-	hub := &rooms.Hub{Encode: rooms.JSON, Options: whoJoins, OnMessage: check}
+	connect, stopNATS, err := openNATS(*url, *nodes > 1)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer stopNATS()
+	var running sync.WaitGroup
+	for i := range *nodes {
+		backend, err := connect()
+		if err != nil {
+			log.Fatal(err)
+		}
+		l, err := net.Listen("tcp", nextPort(*addr, i))
+		if err != nil {
+			log.Fatal(err)
+		}
+		log.Printf("listening on http://%s", l.Addr())
+		running.Go(func() { serve(ctx, l, backend) })
+	}
+	running.Wait()
+}
+
+// serve is a node: it serves the chat until ctx is done.
+func serve(ctx context.Context, l net.Listener, backend *node) {
+	hub := &rooms.Hub{Backend: backend.rooms(), Encode: rooms.JSON, Options: whoJoins, OnMessage: check}
 	h := new(foyer.Handler)
 	go h.ForEach(context.Background(), func(ctx context.Context, s *foyer.Socket) {
 		hub.Room(s.Request().PathValue("room")).Serve(ctx, s)
@@ -45,25 +75,29 @@ func main() {
 		writeJSON(w, hub.Room(r.PathValue("room")).Members())
 	})
 	mux.HandleFunc("GET /admin/rooms", func(w http.ResponseWriter, r *http.Request) { writeJSON(w, counts(hub)) })
+	mux.HandleFunc("GET /ready", backend.ready)
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.Header().Set("Content-Security-Policy", "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; base-uri 'none'")
 		w.Write([]byte(page))
 	})
 
-	srv := &http.Server{Addr: *addr, Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	ended := make(chan struct{})
 	go func() {
+		defer close(ended)
 		<-ctx.Done()
 		ending, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		h.Shutdown(ending)
+		h.Drain(ending, time.Second) // so that not all clients come back at once, to another node
 		hub.Shutdown(ending)
+		backend.close()
 		srv.Shutdown(ending)
 	}()
-	log.Printf("listening on http://%s", *addr)
-	if err := srv.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		log.Fatal(err)
 	}
+	<-ended
 }
 
 // whoJoins says who a client is and what it has seen. The page sends both in the URL; a program with a login takes the

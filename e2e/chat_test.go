@@ -4,80 +4,17 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/chromedp/chromedp"
+
+	"github.com/foyerws/foyer/e2e/line"
 )
-
-// A line is a TCP proxy that can be cut.
-type line struct {
-	net.Listener
-	to    string
-	mu    sync.Mutex
-	out   bool
-	conns []net.Conn
-}
-
-func newLine(t *testing.T, to string) *line {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &line{Listener: l, to: to}
-	t.Cleanup(func() { l.Close(); c.pull(true) })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go c.carry(conn)
-		}
-	}()
-	return c
-}
-
-func (c *line) carry(conn net.Conn) {
-	defer conn.Close()
-	far, err := net.Dial("tcp", c.to)
-	if err != nil {
-		return
-	}
-	defer far.Close()
-	c.mu.Lock()
-	if c.out {
-		c.mu.Unlock()
-		return
-	}
-	c.conns = append(c.conns, conn, far)
-	c.mu.Unlock()
-	go func() {
-		io.Copy(far, conn)
-		far.Close()
-	}()
-	io.Copy(conn, far)
-}
-
-// pull cuts all connections, and lets none through until it is plugged in again.
-func (c *line) pull(out bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.out = out
-	if out {
-		for _, conn := range c.conns {
-			conn.Close()
-		}
-		c.conns = nil
-	}
-}
 
 // TestChat has three people talk in the chat example, on one node and on a node for each. One of them is offline for ten
 // seconds, and comes back to what was said meanwhile. FOYER_SCREENSHOTS is a folder for pictures.
@@ -95,7 +32,11 @@ func chat(t *testing.T, nodes int) {
 		_, url, _ := strings.Cut(example.wait(t, "listening on "), "listening on ")
 		pages = append(pages, url+"/")
 	}
-	wire := newLine(t, strings.Trim(pages[2%nodes], "htp:/"))
+	wire, err := line.New(strings.Trim(pages[2%nodes], "htp:/"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { wire.Close() })
 	people := map[string]context.Context{}
 	for name, url := range map[string]string{"alice": pages[0], "bob": pages[1%nodes], "carol": "http://" + wire.Addr().String() + "/"} {
 		people[name] = browse(t, url+"?name="+name)
@@ -132,14 +73,14 @@ func chat(t *testing.T, nodes int) {
 	until(t, people["alice"], `document.getElementById("typing").textContent === "bob is typing…"`)
 	until(t, people["alice"], `document.getElementById("typing").textContent === ""`)
 
-	wire.pull(true)
+	wire.Pull(true)
 	until(t, people["carol"], `document.getElementById("state").className === "off"`)
 	until(t, people["alice"], `document.querySelectorAll("#people li").length === 2`)
 	for i := range 10 {
 		say("alice", fmt.Sprint("message ", i))
 		time.Sleep(time.Second)
 	}
-	wire.pull(false)
+	wire.Pull(false)
 	heard(12, "alice", "carol")
 	until(t, people["carol"], `document.getElementById("log").textContent.includes("Nothing was lost.")`)
 	want := lines("alice")

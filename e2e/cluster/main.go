@@ -38,8 +38,8 @@ const maxPresence = 15 * time.Second
 
 func run(runs int, only string) error {
 	names := strings.Split(only, ",")
-	fmt.Println("| fault | runs | acknowledged | refused | reconnects | lost silently | twice | told of a loss | longest without an acknowledgment | presence right after |")
-	fmt.Println("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+	fmt.Println("| fault | runs | acknowledged | refused | reconnects | lost silently | twice | told of a loss | fetched later | longest without an acknowledgment | presence right after |")
+	fmt.Println("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
 	var failures []string
 	for _, f := range faults {
 		if only != "" && !slices.Contains(names, f.name) {
@@ -53,8 +53,8 @@ func run(runs int, only string) error {
 			}
 			sum.add(r)
 		}
-		fmt.Printf("| %s | %d | %d | %d | %d | %d | %d | %d | %.1f s | %.1f s |\n", f.name, runs, sum.acknowledged, sum.refused, sum.reconnects,
-			sum.lost, sum.twice, sum.told, sum.silence.Seconds(), sum.presence.Seconds())
+		fmt.Printf("| %s | %d | %d | %d | %d | %d | %d | %d | %d | %.1f s | %.1f s |\n", f.name, runs, sum.acknowledged, sum.refused, sum.reconnects,
+			sum.lost, sum.twice, sum.told, sum.fetched, sum.silence.Seconds(), sum.presence.Seconds())
 		if sum.lost > 0 || sum.twice > 0 || sum.presence > maxPresence {
 			failures = append(failures, f.name)
 		}
@@ -81,6 +81,7 @@ func (r *result) add(o result) {
 	r.lost += o.lost
 	r.twice += o.twice
 	r.told += o.told
+	r.fetched += o.fetched
 	r.silence = max(r.silence, o.silence)
 	r.presence = max(r.presence, o.presence)
 }

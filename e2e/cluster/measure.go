@@ -16,6 +16,7 @@ import (
 
 	"github.com/foyerws/foyer"
 	"github.com/foyerws/foyer/rooms"
+	"github.com/foyerws/foyer/rooms/natsrooms"
 )
 
 const (
@@ -87,6 +88,12 @@ func measure(f *fault) (r result, err error) {
 	}
 	stopListening()
 	clients.Wait()
+	for _, addr := range c.addrs {
+		var st natsrooms.Stats
+		if get("http://"+addr+"/stats", &st) == nil {
+			r.fetched += int(st.Filled)
+		}
+	}
 	m.count(&r)
 	return r, nil
 }
@@ -147,17 +154,22 @@ func post(url, text string) (p rooms.Position, err error) {
 	return rooms.ParsePosition(answer.Position)
 }
 
+// get gets JSON.
+func get(url string, v any) error {
+	resp, err := http.Get(strings.ReplaceAll(url, " ", "%20"))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	return json.NewDecoder(resp.Body).Decode(v)
+}
+
 // everybodyPresent reports whether all nodes agree that each client is there, once.
 func (m *measurement) everybodyPresent() bool {
 	for _, addr := range m.c.addrs {
 		for room := range roomCount {
-			resp, err := http.Get(strings.ReplaceAll("http://"+addr+"/"+roomName(room)+"/members", " ", "%20"))
-			if err != nil {
-				return false
-			}
 			var present []rooms.Presence
-			err = json.NewDecoder(resp.Body).Decode(&present)
-			resp.Body.Close()
+			err := get("http://"+addr+"/"+roomName(room)+"/members", &present)
 			if err != nil || len(present) != len(m.clients)/roomCount {
 				return false
 			}

@@ -9,6 +9,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -708,4 +710,74 @@ func TestHostileMessages(t *testing.T) {
 	nc.Publish("rooms.log.x", []byte("from another program"))
 	nc.Flush()
 	expect(t, c, "from another program")
+}
+
+// TestPermissions runs nodes with the permissions of docs/cluster.md, and no others.
+func TestPermissions(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/cluster.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, config, _ := strings.Cut(string(text), "```nats\n")
+	config, _, _ = strings.Cut(config, "```")
+	folder := t.TempDir()
+	file := filepath.Join(folder, "nats-server.conf")
+	config = strings.NewReplacer("127.0.0.1:4222", "127.0.0.1:-1", "/var/lib/nats", folder).Replace(config)
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o, err := server.ProcessConfigFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.NoSigs, o.NoLog = true, true
+	s, err := server.NewServer(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() {
+		s.Shutdown()
+		s.WaitForShutdown()
+	})
+	if !s.ReadyForConnections(10 * time.Second) {
+		t.Fatal("the server does not start")
+	}
+	refused := make(chan error, 100)
+	connect := func() *nats.Conn {
+		nc, err := nats.Connect(s.ClientURL(), nats.UserInfo("node", "a secret"), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused <- err }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(nc.Close)
+		return nc
+	}
+	a, b := newNode(t, connect(), JetStream, Options{}), newNode(t, connect(), JetStream, Options{})
+	alice, m, _ := a.join(t, "x", rooms.JoinOptions{Key: "alice"})
+	bob, _, _ := b.join(t, "x", rooms.JoinOptions{Key: "bob"})
+	eventually(t, "presence", func() bool { return len(a.Room("x").Members()) == 2 && len(b.Room("x").Members()) == 2 })
+	m.Publish(t.Context(), foyer.Text, []byte("hello"))
+	expect(t, alice, "hello alice")
+	expect(t, bob, "hello alice")
+	at := publish(t, b, "x", "m1")
+	b.deaf(t, "x", func() { publish(t, a, "x", "m2") })
+	b.backend.stream.check()
+	expect(t, bob, "m1", "m2")
+	if _, m, _ := newNode(t, connect(), JetStream, Options{}).join(t, "x", rooms.JoinOptions{Since: at}); !m.Recovered() {
+		t.Error("not recovered")
+	}
+	if err := a.backend.Ready(t.Context()); err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-refused:
+		t.Error(err)
+	default:
+	}
+	a.backend.nc.Publish("rooms.room.x.m", []byte("forged"))
+	a.backend.nc.Flush()
+	if err := <-refused; !errors.Is(err, nats.ErrPermissionViolation) {
+		t.Error(err)
+	}
 }

@@ -9,9 +9,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"os/signal"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/foyerws/foyer"
@@ -25,7 +28,7 @@ const (
 	before, behind = 2 * time.Second, 3 * time.Second // a fault
 )
 
-// A run is clients that listen and come back, and publishers, on a cluster.
+// A measurement is clients that listen and come back, and publishers, on a cluster.
 type measurement struct {
 	c       *cluster
 	clients []*client
@@ -46,6 +49,14 @@ func measure(f *fault) (r result, err error) {
 		return r, err
 	}
 	defer c.stop()
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(interrupted)
+	go func() {
+		<-interrupted
+		c.stop() // or else the processes would go on
+		os.Exit(1)
+	}()
 	m := &measurement{c: c}
 	for i := range m.acknowledged {
 		m.acknowledged[i] = make(map[rooms.Position]bool)

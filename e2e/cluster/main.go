@@ -70,6 +70,7 @@ type result struct {
 	acknowledged, refused int // messages
 	reconnects            int
 	lost, twice, told     int           // of the messages that clients must get
+	fetched               int           // messages that nodes had missed
 	silence               time.Duration // the longest time without an acknowledgment
 	presence              time.Duration // until it was right, at most
 }

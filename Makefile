@@ -1,5 +1,5 @@
 # The steps are those of .ci/run; make lint runs some of them.
-.PHONY: test short lint all bench fuzz e2e hostile mutate
+.PHONY: test short lint all bench fuzz e2e hostile faults mutate
 
 FUZZTIME ?= 10m
 
@@ -28,6 +28,9 @@ e2e:
 
 hostile:
 	go run ./e2e/hostile
+
+faults:
+	go run ./e2e/cluster -runs 10
 
 mutate:
 	FOYER_MUTATE=1 go test -timeout 30m -run TestMutations -v .

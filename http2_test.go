@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 http.Transport, which is to replace http2.Transport, refuses the header :protocol
+
 package foyer
 
 import (

@@ -136,7 +136,7 @@ func anchorOf(title string) string {
 
 // TestExportedNamesAreDocumented looks at every exported name of the packages that programs import.
 func TestExportedNamesAreDocumented(t *testing.T) {
-	for _, dir := range []string{".", "middleware", "foyertest", "extendedconnect", "qt", "gorillaconn", "rooms", "rooms/roomstest"} {
+	for _, dir := range []string{".", "middleware", "foyertest", "extendedconnect", "qt", "gorillaconn", "rooms", "rooms/roomstest", "rooms/natsrooms"} {
 		files, _ := filepath.Glob(filepath.Join(dir, "*.go"))
 		for _, name := range files {
 			if strings.HasSuffix(name, "_test.go") {

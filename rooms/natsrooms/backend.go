@@ -86,10 +86,11 @@ type Backend struct {
 	open   map[string]*channel // by escaped name
 	closed bool
 
-	peers   peers
-	telling telling
-	version atomic.Uint64 // of presence, see newVersion
-	begin   time.Time
+	peers     peers
+	telling   telling
+	questions questions
+	version   atomic.Uint64 // of presence, see newVersion
+	begin     time.Time
 }
 
 // Core returns a Backend that passes messages on and stores nothing. The options may be left out; at most one is used. nc stays
@@ -108,6 +109,7 @@ func Core(nc *nats.Conn, o ...Options) *Backend {
 	b.subject = b.o.Prefix + ".node." + b.node
 	b.peers.known, b.peers.patience = make(map[string]*peer), missedBeats
 	b.telling.wake = make(chan struct{}, 1)
+	b.questions.asked = make(map[question]time.Time)
 	return b
 }
 
@@ -325,6 +327,7 @@ func (b *Backend) watch(status <-chan nats.Status) {
 		for _, gone := range b.peers.silent() {
 			b.forget(gone)
 		}
+		b.askAgain()
 		if n%int(beatInterval/time.Second) == 0 {
 			b.beat(false)
 			before := dropped

@@ -1,6 +1,7 @@
 package natsrooms
 
 import (
+	"context"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -23,9 +24,16 @@ type presence struct {
 	here  map[string]rooms.Presence // by key
 	dirty map[string]bool           // keys whose change was not told yet
 	told  uint64                    // the version that was told last; 0 if nobody was here
+	parts uint64                    // how many parts of answers have had versions below it
 
 	heard sync.Mutex        // held while the room is told; guards:
-	peers map[string]uint64 // the version of each process that is known
+	peers map[string]*known // of other processes
+}
+
+// A known is what is known of a room in another process.
+type known struct {
+	have   uint64 // the version
+	missed uint64 // a newer one that could not be used, because another is missing before it; 0 for none
 }
 
 // A change says how many sockets a user has in a room, in one process. "Version" is larger than that of the change before,
@@ -36,6 +44,7 @@ type change struct {
 	Previous uint64           `json:"previous,omitempty"`
 	Version  uint64           `json:"version,omitempty"`
 	Users    []rooms.Presence `json:"users,omitempty"`
+	More     bool             `json:"more,omitempty"` // parts of an answer follow
 
 	Ask   bool     `json:"ask,omitempty"`   // who is there?
 	Rooms []string `json:"rooms,omitempty"` // in these rooms
@@ -92,6 +101,9 @@ func (c *channel) Present(p rooms.Presence) {
 	}
 }
 
+// together is how long changes wait for others of the same room.
+const together = 5 * time.Millisecond
+
 // tell tells other processes what has changed here.
 func (b *Backend) tell() {
 	for {
@@ -100,6 +112,7 @@ func (b *Backend) tell() {
 		case <-b.end:
 			return
 		}
+		b.after(context.Background(), together)
 		b.telling.mu.Lock()
 		rooms := b.telling.rooms
 		b.telling.rooms = nil
@@ -125,7 +138,7 @@ func (c *channel) changes() (all []change) {
 			p.Key = key
 			d.Users = append(d.Users, p)
 		}
-		c.told = d.Version
+		c.told, c.parts = d.Version, 0
 		all = append(all, d)
 	}
 	if len(c.here) == 0 {
@@ -134,21 +147,23 @@ func (c *channel) changes() (all []change) {
 	return all
 }
 
-// everybody returns all that are here, in parts. The last has the version that was told last.
+// everybody returns all that are here, in parts. The last has the version that was told last. The others have versions of their own, so
+// that parts of two answers, which differ, do not make one.
 func (c *channel) everybody() (all []change) {
 	c.presence.mu.Lock()
 	defer c.presence.mu.Unlock()
 	if c.told == 0 {
 		return nil // the first change will tell
 	}
-	node, version, previous := c.backend.node, c.told-versionStep, uint64(0)
+	node, previous := c.backend.node, uint64(0)
 	for part := range slices.Chunk(slices.Collect(maps.Values(c.here)), maxUsers) {
-		version++
-		all = append(all, change{Node: node, Room: c.token, Previous: previous, Version: version, Users: part})
+		c.parts = c.parts%(versionStep-1) + 1
+		version := c.told - versionStep + c.parts
+		all = append(all, change{Node: node, Room: c.token, Previous: previous, Version: version, Users: part, More: true})
 		previous = version
 	}
-	if len(all) > 0 {
-		all[len(all)-1].Version = c.told
+	if last := len(all) - 1; last >= 0 {
+		all[last].Version, all[last].More = c.told, false
 	}
 	return all
 }
@@ -201,28 +216,89 @@ func (b *Backend) answer(node string, all []change) {
 	}
 }
 
-// heardChange takes a change, unless it is old, or another is missing before it.
+// heardChange takes a change, unless it is old, or another is missing before it. Then the process is asked, once: a room in which much
+// happens must not be asked for again with each change.
 func (c *channel) heardChange(d *change) {
-	b := c.backend
-	b.peers.see(d.Node)
+	c.backend.peers.see(d.Node)
 	c.heard.Lock()
 	defer c.heard.Unlock()
-	switch have := c.peers[d.Node]; {
-	case d.Version <= have:
+	k := c.peers[d.Node]
+	if k == nil {
+		if c.peers == nil {
+			c.peers = make(map[string]*known)
+		}
+		k = new(known)
+		c.peers[d.Node] = k
+	}
+	switch {
+	case d.Version <= k.have:
 		return
-	case d.Previous == have:
+	case d.Previous == k.have:
 	case d.Previous == 0:
 		c.sink.Absent(d.Node)
 	default:
-		b.send(b.o.Prefix+".node."+d.Node, &change{Node: b.node, Ask: true, Rooms: []string{c.token}, All: true})
+		if k.missed == 0 {
+			c.askAbout(d.Node)
+		}
+		k.missed = max(k.missed, d.Version)
 		return
 	}
-	if c.peers == nil {
-		c.peers = make(map[string]uint64)
-	}
-	c.peers[d.Node] = d.Version
+	k.have = d.Version
 	for _, p := range d.Users {
 		c.sink.Present(d.Node, p)
+	}
+	switch {
+	case d.More || k.missed == 0:
+	case k.have >= k.missed:
+		k.missed = 0
+		c.backend.answered(question{c, d.Node})
+	default: // the answer is older than what was missed
+		c.askAbout(d.Node)
+	}
+}
+
+// A question is about a room in another process.
+type question struct {
+	c    *channel
+	node string
+}
+
+// questions are those that have no answer yet.
+type questions struct {
+	mu    sync.Mutex // a leaf
+	asked map[question]time.Time
+}
+
+// askAbout asks another process about the room, until there is an answer.
+func (c *channel) askAbout(node string) {
+	q := &c.backend.questions
+	q.mu.Lock()
+	q.asked[question{c, node}] = time.Now()
+	q.mu.Unlock()
+	c.backend.send(c.backend.o.Prefix+".node."+node, &change{Node: c.backend.node, Ask: true, Rooms: []string{c.token}, All: true})
+}
+
+func (b *Backend) answered(q question) {
+	b.questions.mu.Lock()
+	defer b.questions.mu.Unlock()
+	delete(b.questions.asked, q)
+}
+
+// askAgain asks again what has had no answer for a while.
+func (b *Backend) askAgain() {
+	b.questions.mu.Lock()
+	var late []question
+	for q, asked := range b.questions.asked {
+		if time.Since(asked) > requestTimeout {
+			late = append(late, q)
+			delete(b.questions.asked, q)
+		}
+	}
+	b.questions.mu.Unlock()
+	for _, q := range late {
+		if b.channel(q.c.token) == q.c && b.peers.has(q.node) {
+			q.c.askAbout(q.node)
+		}
 	}
 }
 
@@ -345,6 +421,12 @@ func (p *peers) all() []string {
 	return slices.Collect(maps.Keys(p.known))
 }
 
+func (p *peers) has(node string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.known[node] != nil
+}
+
 func (p *peers) count() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -358,7 +440,7 @@ func (b *Backend) forget(node string) {
 	b.peers.mu.Unlock()
 	for _, c := range b.channels() {
 		c.heard.Lock()
-		if c.peers[node] != 0 {
+		if c.peers[node] != nil {
 			delete(c.peers, node)
 			c.sink.Absent(node)
 		}

@@ -208,6 +208,7 @@ func TestCore(t *testing.T) {
 	if p := publish(t, a, "x", "m1"); p != (rooms.Position{}) {
 		t.Error(p)
 	}
+	a.backend.nc.Flush() // or else b might hear it
 	c, m, welcome := b.join(t, "x", rooms.JoinOptions{Since: rooms.Position{Epoch: "x", Offset: 1}, History: 5})
 	if welcome != "welcome  false" || m.Recovered() {
 		t.Error(welcome)
@@ -457,6 +458,9 @@ func TestRetriesStoreOnce(t *testing.T) {
 // TestNATSAway has the server go and come back.
 func TestNATSAway(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	for name, make := range backends {
 		for _, when := range []WhenDown{Refuse, Local} {
 			t.Run(fmt.Sprint(name, when), func(t *testing.T) {
@@ -579,6 +583,9 @@ func (r *record) users() (n int) {
 // TestPresenceOfFiveNodes has 10,000 users, who come before and after the room is opened elsewhere.
 func TestPresenceOfFiveNodes(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	s := runServer(t, t.TempDir())
 	const nodes, each = 5, 2000
 	var all [nodes]struct {

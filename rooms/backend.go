@@ -17,7 +17,7 @@ type Backend interface {
 // A Channel is a room in a Backend.
 type Channel interface {
 	// Publish gives the message a Position, unless it is Transient, and has it delivered, here and everywhere. When it returns nil, the Backend has
-	// the message as safely as it promises, and it was passed to Deliver and Flush here.
+	// the message as safely as it promises, and it was passed to Deliver and Flush here, unless that takes too long or ctx has ended.
 	Publish(ctx context.Context, m *Message) (Position, error)
 
 	// Last returns the position behind which everything is delivered: that of the message that was published last before
@@ -47,10 +47,9 @@ type Sink interface {
 	// members are told, and none recovers over it. Its Position is the one after which the room goes on.
 	Deliver(m *Message)
 
-	// Present takes what Channel.Present was told in another process, called node. Absent says that nobody is in the room
-	// there.
-	Present(node string, p Presence)
-	Absent(node string)
+	// Present takes what Channel.Present was told in another process, called node. If these are all users that are in the
+	// room there, all others have left.
+	Present(node string, users []Presence, all bool)
 
 	// Flush has members get what was delivered. It may be called once after several messages, and concurrently.
 	Flush()

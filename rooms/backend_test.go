@@ -413,32 +413,100 @@ func TestPresenceElsewhere(t *testing.T) {
 	hearEvent(t, client) // welcome
 	hearEvent(t, client) // herself
 	sink := backend.sinks["x"]
-	sink.Present("b", Presence{"bob", "Bob", 1})
-	sink.Present("b", Presence{"alice", "", 2})
-	sink.Present("b", Presence{"", "", 5})
-	sink.Present("c", Presence{"bob", "Bob", 1})
-	sink.Present("c", Presence{"bob", "Bob", 1}) // said once more
+	sink.Present("b", []Presence{{"bob", "Bob", 1}, {"alice", "", 2}}, false)
+	sink.Present("b", []Presence{{"", "", 5}}, false)
+	sink.Present("c", []Presence{{"bob", "Bob", 1}}, false)
+	sink.Present("c", []Presence{{"bob", "Bob", 1}}, true) // said once more
 	if members, keys := room.Count(); members != 11 || keys != 2 || fmt.Sprint(room.Members()) != "[{alice  3} {bob Bob 2}]" {
 		t.Error(members, keys, room.Members())
 	}
 	if e := hearEvent(t, client); e.Type != "joined" || e.Key != "bob" || e.Info != "Bob" {
 		t.Errorf("%+v", e)
 	}
-	sink.Absent("b")
-	sink.Absent("never there")
+	sink.Present("b", nil, true)
+	sink.Present("never there", nil, true)
 	if members, keys := room.Count(); members != 3 || keys != 2 {
 		t.Error(members, keys)
 	}
-	sink.Present("c", Presence{"bob", "Bob", 0})
+	sink.Present("c", []Presence{{"bob", "Bob", 0}}, false)
 	if e := hearEvent(t, client); e.Type != "left" || e.Key != "bob" || e.Info != "Bob" {
 		t.Errorf("%+v", e)
 	}
-	sink.Present("c", Presence{"alice", "", 1})
+	sink.Present("c", []Presence{{"alice", "", 1}}, false)
 	m.Leave()
 	if members, keys := room.Count(); members != 2 || keys != 1 {
 		t.Error(members, keys)
 	}
 	if want := []Presence{{"alice", "", 1}, {"", "", 1}, {"alice", "", 0}}; !slices.Equal(backend.told, want) {
 		t.Error(backend.told)
+	}
+}
+
+// TestDeliveredAfterHistory has a message come between the answer of the Backend and the member's place.
+func TestDeliveredAfterHistory(t *testing.T) {
+	backend := &late{store: &store{}}
+	hub := Hub{Backend: backend, Encode: numbered}
+	client, server := foyertest.Pair(t, &foyer.Handler{})
+	m, err := hub.Room("x").Join(t.Context(), server, JoinOptions{Since: Position{"stream", 50}})
+	if err != nil || !m.Recovered() {
+		t.Fatal(err)
+	}
+	hear(t, client) // welcome
+	if got := hear(t, client); got != "stream-160 m160" {
+		t.Error(got)
+	}
+}
+
+// A late is a Backend whose last message was published before it was asked, and delivered after that.
+type late struct{ *store }
+
+func (b *late) Open(ctx context.Context, room string, sink Sink) (Channel, error) {
+	c, err := b.store.Open(ctx, room, sink)
+	return &lateChannel{c, sink}, err
+}
+
+type lateChannel struct {
+	Channel
+	sink Sink
+}
+
+func (c *lateChannel) Last() Position { return Position{"stream", 150} }
+
+func (c *lateChannel) History(context.Context, Position, int) ([]*Message, bool, error) {
+	c.sink.Deliver(&Message{Room: "x", Position: Position{"stream", 160}, Type: foyer.Text, Data: []byte("m160"), Time: time.Now()})
+	c.sink.Flush()
+	return nil, true, nil
+}
+
+// TestManyLeaveAtOnce has a process go with most of the users. The others can read all of that.
+func TestManyLeaveAtOnce(t *testing.T) {
+	backend := &store{}
+	hub := Hub{Backend: backend, Encode: JSON}
+	client, server := foyertest.Pair(t, &foyer.Handler{})
+	if _, err := hub.Room("x").Join(t.Context(), server, JoinOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	const users = 6000
+	heard := make(chan map[string]int, 1)
+	go func() {
+		all := map[string]int{}
+		for all["joined"] < users || all["left"] < users {
+			var e event1
+			if foyer.ReadJSON(t.Context(), client, &e) != nil {
+				break
+			}
+			all[e.Type]++
+		}
+		heard <- all
+	}()
+	var there []Presence
+	for i := range users {
+		there = append(there, Presence{fmt.Sprint("user", i), "somebody", 1})
+	}
+	backend.sinks["x"].Present("b", there, true)
+	backend.sinks["x"].Present("b", there, true) // nothing changes
+	backend.sinks["x"].Present("b", nil, true)
+	if got := <-heard; got["joined"] != users || got["left"] != users {
+		t.Error(got, server.Err())
 	}
 }

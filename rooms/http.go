@@ -65,7 +65,7 @@ const (
 
 // stream serves Events until the request ends. An error means that nothing was written.
 func (r *room) stream(w http.ResponseWriter, request *http.Request, o JoinOptions) error {
-	earlier, intact, err := r.earlier(request.Context(), o)
+	earlier, err := r.earlier(request.Context(), o)
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (r *room) stream(w http.ResponseWriter, request *http.Request, o JoinOption
 		r.mu.Unlock()
 		return fmt.Errorf("%w members", ErrFull)
 	}
-	m.begin(o, earlier, intact)
+	m.begin(o, earlier)
 	if r.streams == nil {
 		r.streams = make(map[chan struct{}]bool)
 	}

@@ -199,7 +199,7 @@ func (h *Hub) detach(m *Member) {
 // enter puts the member among those of its room, at the place where it is to go on.
 func (m *Member) enter(ctx context.Context, o JoinOptions) error {
 	r := m.room
-	earlier, intact, err := r.earlier(ctx, o)
+	earlier, err := r.earlier(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -209,7 +209,7 @@ func (m *Member) enter(ctx context.Context, o JoinOptions) error {
 		r.mu.Unlock()
 		return fmt.Errorf("%w members", ErrFull)
 	}
-	if !m.begin(o, earlier, intact) {
+	if !m.begin(o, earlier) {
 		r.mu.Unlock()
 		return ErrLeft
 	}
@@ -228,9 +228,19 @@ func (m *Member) enter(ctx context.Context, o JoinOptions) error {
 // pageSize is how many messages are asked of the Backend at a time for a member that catches up.
 const pageSize = 64
 
+// An earlier is what a Backend has for a member that the ring did not have.
+type earlier struct {
+	messages []entry
+	intact   bool   // they follow what the member has seen
+	next     uint64 // of the ring, before the Backend was asked
+}
+
+// failureLasts is for how long nobody asks a Backend for history that has failed: those that wait would fail one after the other.
+const failureLasts = time.Second
+
 // earlier gets messages from the Backend, if o asks for some that the ring does not have. The ring takes them if they fit: of
 // many members that come back at once, one asks.
-func (r *room) earlier(ctx context.Context, o JoinOptions) (messages []entry, intact bool, err error) {
+func (r *room) earlier(ctx context.Context, o JoinOptions) (e earlier, err error) {
 	wanted := min(o.History, r.hub.set.messages)
 	enough := func() bool {
 		if o.Since != (Position{}) {
@@ -240,34 +250,43 @@ func (r *room) earlier(ctx context.Context, o JoinOptions) (messages []entry, in
 		return wanted <= 0 || r.ring.history() >= wanted
 	}
 	if enough() {
-		return nil, false, nil
+		return e, nil
 	}
 	select {
 	case r.reading <- struct{}{}:
 		defer func() { <-r.reading }()
 	case <-ctx.Done():
-		return nil, false, ctx.Err()
+		return e, ctx.Err()
 	}
 	if enough() {
-		return nil, false, nil
+		return e, nil
 	}
+	if time.Since(r.failed) < failureLasts {
+		return e, r.failure
+	}
+	defer func() {
+		if err != nil && ctx.Err() == nil {
+			r.failed, r.failure = time.Now(), err
+		}
+	}()
+	_, e.next = r.ring.bounds()
 	if o.Since != (Position{}) {
 		page, intact, err := r.channel.History(ctx, o.Since, pageSize)
 		if err != nil || intact {
-			messages = r.oldest(page)
-			r.extend(o.Since, messages)
-			return messages, intact, err
+			e.messages, e.intact = r.oldest(page), intact
+			r.extend(o.Since, e.messages)
+			return e, err
 		}
 	}
 	if wanted <= 0 || r.ring.history() >= wanted {
-		return nil, false, nil
+		return e, nil
 	}
 	page, _, err := r.channel.History(ctx, Position{}, wanted)
-	if messages = r.newest(page); len(messages) > 0 {
-		first := messages[0].position
-		r.extend(Position{first.Epoch, first.Offset - 1}, messages)
+	if e.messages = r.newest(page); len(e.messages) > 0 {
+		first := e.messages[0].position
+		r.extend(Position{first.Epoch, first.Offset - 1}, e.messages)
 	}
-	return messages, false, err
+	return e, err
 }
 
 // extend has the ring take messages that come before those that it has.
@@ -275,7 +294,9 @@ func (r *room) extend(after Position, older []entry) {
 	if slices.ContainsFunc(older, func(e entry) bool { return e.message == nil }) {
 		return
 	}
-	r.hub.bytes.Add(int64(r.ring.extend(after, older, r.hub.set.messages, r.hub.set.bytes)))
+	h := r.hub
+	left := int(min(h.set.memory-h.bytes.Load(), int64(h.set.bytes)))
+	h.bytes.Add(int64(r.ring.extend(after, older, h.set.messages, left)))
 }
 
 // encode makes an entry of a message.
@@ -312,7 +333,7 @@ func (r *room) newest(messages []*Message) (encoded []entry) {
 
 // begin finds the place where the member goes on, and reports false if it has left already. The caller has r.mu, so that nobody
 // has the member pull before.
-func (m *Member) begin(o JoinOptions, earlier []entry, intact bool) bool {
+func (m *Member) begin(o JoinOptions, earlier earlier) bool {
 	r := m.room
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -325,16 +346,16 @@ func (m *Member) begin(o JoinOptions, earlier []entry, intact bool) bool {
 	switch known := o.Since != (Position{}); {
 	case known && ok:
 		m.recovered = true
-	case known && intact:
+	case known && earlier.intact:
 		m.recovered = true
-		if len(earlier) > 0 {
-			m.follow(earlier)
+		if len(earlier.messages) > 0 {
+			m.follow(earlier.messages)
 		} else {
-			m.cursor, m.last, m.seen = start.arrived, o.Since, o.Since // nothing was delivered here after it
+			m.cursor, m.last, m.seen = earlier.next, o.Since, o.Since // nothing was behind it when the Backend was asked
 		}
-	case len(earlier) > 0:
-		if seq, ok := r.ring.follows(earlier[len(earlier)-1].position); ok {
-			m.queue(earlier)
+	case len(earlier.messages) > 0:
+		if seq, ok := r.ring.follows(earlier.messages[len(earlier.messages)-1].position); ok {
+			m.queue(earlier.messages)
 			m.cursor = seq
 		}
 	}

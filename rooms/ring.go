@@ -336,7 +336,7 @@ func (r *ring) extend(after Position, older []entry, maxMessages, maxBytes int) 
 	}
 	n := int(r.next - r.first)
 	begin := len(older)
-	for begin > 0 && n+len(older)-begin < maxMessages && r.bytes+grown+older[begin-1].size() <= maxBytes {
+	for begin > 0 && n+len(older)-begin < maxMessages && r.bytes+grown+older[begin-1].size() <= maxBytes { // the newest
 		begin--
 		grown += older[begin].size()
 	}
@@ -355,6 +355,7 @@ func (r *ring) extend(after Position, older []entry, maxMessages, maxBytes int) 
 	r.entries = entries
 	for _, e := range slices.Backward(older) {
 		r.first--
+		e.replaces = "" // what replaces it is not known here
 		*r.at(r.first) = e
 	}
 	r.origin = r.first

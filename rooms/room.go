@@ -93,7 +93,9 @@ type room struct {
 
 	opening chan struct{} // has room for one, which opens
 	channel Channel       // nil until it is open; guarded by opening
-	reading chan struct{} // has room for one, which reads history
+	reading chan struct{} // has room for one, which reads history; guards:
+	failed  time.Time     // when that has failed last
+	failure error
 
 	ring ring
 
@@ -196,39 +198,72 @@ func (s *sink) Deliver(m *Message) {
 	r.add(m)
 }
 
+// presentAtOnce is how many users come or go before members are sent that, and presencePause how long they may then take to
+// read: a process with thousands of members that is lost must not make the others too slow.
+const (
+	presentAtOnce = 200
+	presencePause = 5 * time.Millisecond
+)
+
 // Present implements Sink.
-func (s *sink) Present(node string, p Presence) {
+func (s *sink) Present(node string, users []Presence, all bool) {
 	r := (*room)(s)
-	r.mu.Lock()
-	d := p.Sockets - r.nodes[node][p.Key]
-	if r.nodes[node] == nil {
-		if r.nodes == nil {
-			r.nodes = make(map[string]map[string]int)
+	if all {
+		users = append(slices.Clip(users), r.others(node, users)...)
+	}
+	for len(users) > 0 {
+		part := users[:min(len(users), presentAtOnce)]
+		users = users[len(part):]
+		if r.setAway(node, part) {
+			r.flush()
 		}
-		r.nodes[node] = make(map[string]int)
-	}
-	if r.nodes[node][p.Key] = p.Sockets; p.Sockets == 0 {
-		delete(r.nodes[node], p.Key)
-	}
-	r.away += d
-	announced := r.count(p.Key, p.Info, d)
-	r.mu.Unlock()
-	if announced {
-		r.flush()
+		if len(users) > 0 {
+			time.Sleep(presencePause)
+		}
 	}
 }
 
-// Absent implements Sink.
-func (s *sink) Absent(node string) {
-	r := (*room)(s)
-	r.mu.Lock()
-	for key, n := range r.nodes[node] {
-		r.away -= n
-		r.count(key, "", -n)
+// others returns those who are in the room in another process as far as is known here, and not among users, with no
+// sockets.
+func (r *room) others(node string, users []Presence) (gone []Presence) {
+	there := make(map[string]bool, len(users))
+	for _, p := range users {
+		there[p.Key] = true
 	}
-	delete(r.nodes, node)
-	r.mu.Unlock()
-	r.flush()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for key := range r.nodes[node] {
+		if !there[key] {
+			gone = append(gone, Presence{Key: key})
+		}
+	}
+	return gone
+}
+
+// setAway sets how many sockets users have in another process, and reports whether members are to be told.
+func (r *room) setAway(node string, users []Presence) (announced bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	there := r.nodes[node]
+	if there == nil {
+		if r.nodes == nil {
+			r.nodes = make(map[string]map[string]int)
+		}
+		there = make(map[string]int)
+		r.nodes[node] = there
+	}
+	for _, p := range users {
+		d := p.Sockets - there[p.Key]
+		if there[p.Key] = p.Sockets; p.Sockets == 0 {
+			delete(there, p.Key)
+		}
+		r.away += d
+		announced = r.count(p.Key, p.Info, d) || announced
+	}
+	if len(there) == 0 {
+		delete(r.nodes, node)
+	}
+	return announced
 }
 
 // Flush implements Sink.

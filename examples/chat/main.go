@@ -42,6 +42,7 @@ func main() {
 
 	connect, stopNATS, err := openNATS(*url, *nodes > 1)
 	if err != nil {
+		stopNATS()
 		log.Fatal(err)
 	}
 	defer stopNATS()

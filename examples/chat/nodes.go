@@ -16,7 +16,10 @@ import (
 )
 
 // A node is what one node of the chat has of NATS. Nil is for a chat of one node.
-type node struct{ backend *natsrooms.Backend }
+type node struct {
+	nc      *nats.Conn
+	backend *natsrooms.Backend
+}
 
 // openNATS returns a function that connects a node: to the server at url, or to one inside this process, or to none.
 func openNATS(url string, embedded bool) (connect func() (*node, error), stop func(), err error) {
@@ -28,15 +31,16 @@ func openNATS(url string, embedded bool) (connect func() (*node, error), stop fu
 	case url == "":
 		folder, err := os.MkdirTemp("", "chat")
 		if err != nil {
-			return nil, nil, err
+			return nil, stop, err
 		}
+		stop = func() { os.RemoveAll(folder) }
 		s, err := server.NewServer(&server.Options{DontListen: true, JetStream: true, StoreDir: folder, NoSigs: true})
 		if err != nil {
-			return nil, nil, err
+			return nil, stop, err
 		}
 		s.Start()
 		if !s.ReadyForConnections(10 * time.Second) {
-			return nil, nil, errors.New("the NATS server does not start")
+			return nil, stop, errors.New("the NATS server does not start")
 		}
 		options = append(options, nats.InProcessServer(s))
 		stop = func() {
@@ -50,7 +54,7 @@ func openNATS(url string, embedded bool) (connect func() (*node, error), stop fu
 		if err != nil {
 			return nil, err
 		}
-		return &node{natsrooms.JetStream(nc)}, nil
+		return &node{nc, natsrooms.JetStream(nc)}, nil
 	}, stop, nil
 }
 
@@ -75,6 +79,7 @@ func (n *node) ready(w http.ResponseWriter, r *http.Request) {
 func (n *node) close() {
 	if n != nil {
 		n.backend.Close()
+		n.nc.Close()
 	}
 }
 

@@ -86,9 +86,12 @@ type Backend struct {
 	open   map[string]*channel // by escaped name
 	closed bool
 
+	droppedBefore atomic.Int64 // messages of rooms that were closed
+
 	peers     peers
 	telling   telling
 	questions questions
+	peopled   atomic.Int64  // rooms that have members here
 	version   atomic.Uint64 // of presence, see newVersion
 	begin     time.Time
 }
@@ -108,7 +111,7 @@ func Core(nc *nats.Conn, o ...Options) *Backend {
 	}
 	b.subject = b.o.Prefix + ".node." + b.node
 	b.peers.known, b.peers.patience = make(map[string]*peer), missedBeats
-	b.telling.wake = make(chan struct{}, 1)
+	b.telling.wake, b.telling.lately = make(chan struct{}, 1), make(map[string]lately)
 	b.questions.asked = make(map[question]time.Time)
 	return b
 }
@@ -117,16 +120,11 @@ func Core(nc *nats.Conn, o ...Options) *Backend {
 const queueSize = 16 << 10
 
 // start subscribes to what every process hears. It is called before a room is opened.
-func (b *Backend) start(ctx context.Context) error {
+func (b *Backend) start() error {
 	b.starting.Lock()
 	defer b.starting.Unlock()
 	if b.started {
 		return nil
-	}
-	if b.stream != nil {
-		if err := b.stream.ensure(ctx); err != nil && b.o.WhenDown == Refuse {
-			return err
-		}
 	}
 	for subject, handle := range map[string]nats.MsgHandler{b.o.Prefix + ".node": b.heardBeat, b.subject: b.asked} {
 		sub, err := b.nc.Subscribe(subject, handle)
@@ -140,14 +138,20 @@ func (b *Backend) start(ctx context.Context) error {
 		b.queues = append(b.queues, queue)
 		b.run(func() { b.take(queue) })
 	}
-	status := b.nc.StatusChanged(nats.CONNECTED)
 	b.run(b.tell)
-	b.run(func() { b.watch(status) })
+	b.run(b.watch)
 	b.started = true
 	return nil
 }
 
-func (b *Backend) run(f func()) { b.ended.Go(f) }
+// run calls f on a goroutine that Close waits for, unless the Backend is closed already.
+func (b *Backend) run(f func()) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	if !b.closed {
+		b.ended.Go(f)
+	}
+}
 
 // take takes what comes for rooms.
 func (b *Backend) take(queue <-chan *nats.Msg) {
@@ -184,10 +188,10 @@ func (b *Backend) channels() []*channel {
 
 // Open implements rooms.Backend.
 func (b *Backend) Open(ctx context.Context, room string, sink rooms.Sink) (rooms.Channel, error) {
-	if err := b.start(ctx); err != nil {
+	if err := b.start(); err != nil {
 		return nil, unavailable(err)
 	}
-	c := &channel{backend: b, room: room, token: escape(room), sink: sink}
+	c := &channel{backend: b, room: room, token: escape(room), sink: sink, ready: b.stream == nil}
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()
@@ -207,22 +211,33 @@ func (b *Backend) Open(ctx context.Context, room string, sink rooms.Sink) (rooms
 
 // join subscribes to what is said in a room, and finds out what is there.
 func (b *Backend) join(ctx context.Context, c *channel) (err error) {
-	queue := b.queues[maphash.String(b.seed, c.token)%uint64(len(b.queues))]
-	if c.sub, err = b.nc.ChanSubscribe(b.o.Prefix+".room."+c.token+".*", queue); err != nil {
+	if err = c.subscribe(); err != nil {
 		return err
 	}
 	c.ask()
-	if !b.nc.IsConnected() && b.o.WhenDown == Local {
+	if b.o.WhenDown == Local && !b.nc.IsConnected() {
+		return c.beginAway()
+	}
+	flushing, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if err = b.nc.FlushWithContext(flushing); err == nil && b.stream != nil { // the server knows of the subscription
+		err = c.findHead(ctx)
+	}
+	if err != nil && b.o.WhenDown == Local && ctx.Err() == nil {
+		return c.beginAway()
+	}
+	return err
+}
+
+// beginAway begins without knowing what the stream has.
+func (c *channel) beginAway() error {
+	if c.backend.stream == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	if err := b.nc.FlushWithContext(ctx); err != nil { // the server knows of the subscription
-		return err
-	}
-	if b.stream != nil {
-		return c.findHead(ctx)
-	}
+	c.mu.Lock()
+	c.away = true
+	c.mu.Unlock()
+	c.backend.stream.check(false)
 	return nil
 }
 
@@ -247,13 +262,15 @@ func (b *Backend) Close() error {
 	if !b.started {
 		return nil
 	}
+	b.ended.Wait()
 	b.beat(true)
 	for _, sub := range b.subs {
 		sub.Unsubscribe()
 	}
-	err := b.nc.FlushTimeout(time.Second)
-	b.ended.Wait()
-	return err
+	if !b.nc.IsConnected() {
+		return nil
+	}
+	return b.nc.FlushTimeout(time.Second)
 }
 
 // Ready returns nil if the Backend can publish: NATS is connected, and the stream has answered. It is for a readiness check.
@@ -262,9 +279,6 @@ func (b *Backend) Ready(ctx context.Context) error {
 		return unavailable(fmt.Errorf("NATS is %v", b.nc.Status()))
 	}
 	if b.stream != nil {
-		if err := b.stream.ensure(ctx); err != nil {
-			return unavailable(err)
-		}
 		if _, err := b.stream.info(ctx); err != nil {
 			return unavailable(err)
 		}
@@ -310,11 +324,13 @@ const (
 )
 
 // watch does what is to be done from time to time, and when the connection is back.
-func (b *Backend) watch(status <-chan nats.Status) {
+func (b *Backend) watch() {
+	status := b.nc.StatusChanged(nats.CONNECTED)
+	defer b.nc.RemoveStatusListener(status)
 	b.beat(false)
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
-	dropped := 0
+	dropped := int64(0)
 	for n := 1; ; n++ {
 		select {
 		case <-second.C:
@@ -337,16 +353,27 @@ func (b *Backend) watch(status <-chan nats.Status) {
 			}
 		}
 		if b.stream != nil && n%int(checkInterval/time.Second) == 0 {
-			go b.stream.check()
+			b.stream.check(false)
 		}
 	}
 }
 
 // dropped returns how many messages nats.go has dropped, because they were not taken soon enough.
-func (b *Backend) dropped() (n int) {
+func (b *Backend) dropped() int64 {
+	n := b.droppedBefore.Load()
 	for _, c := range b.channels() {
-		if d, err := c.sub.Dropped(); err == nil {
-			n += d
+		c.mu.Lock()
+		sub := c.sub
+		c.mu.Unlock()
+		if sub != nil {
+			if d, err := sub.Dropped(); err == nil {
+				n += int64(d)
+			}
+		}
+	}
+	for _, sub := range b.subs {
+		if d, err := sub.Dropped(); err == nil {
+			n += int64(d)
 		}
 	}
 	return n
@@ -355,11 +382,11 @@ func (b *Backend) dropped() (n int) {
 // catchUp finds out what may have been missed.
 func (b *Backend) catchUp() {
 	for _, node := range b.peers.all() {
-		b.askNode(node, true)
+		b.askNode(node)
 	}
 	b.beat(false)
 	if b.stream != nil {
-		go b.stream.check()
+		b.stream.check(true)
 	}
 }
 

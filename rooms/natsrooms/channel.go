@@ -2,6 +2,9 @@ package natsrooms
 
 import (
 	"context"
+	"hash/maphash"
+	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,21 +18,29 @@ type channel struct {
 	backend     *Backend
 	room, token string // the name, and how it stands in subjects
 	sink        rooms.Sink
-	sub         *nats.Subscription
 	presence
 
 	mu      sync.Mutex // held while something is delivered; guards:
+	sub     *nats.Subscription
+	ready   bool           // what follows is known; always so without a stream
+	away    bool           // it is not, because NATS was away when the room was opened
+	start   rooms.Position // behind which everything is delivered
 	epoch   string
-	last    uint64    // everything in the stream up to here was delivered, or is older than the channel
-	head    uint64    // the newest message of the room in the stream, as far as is known; 0 for none
+	cuts    int       // how often the stream has lost its end, as far as the room knows
+	base    uint64    // nothing of the room up to here is delivered any more
+	head    uint64    // the newest message that was delivered, or that there was before; 0 for none
+	upto    uint64    // everything of the room up to here was delivered, when it was compared last
 	stamp   time.Time // of the newest message, by the clock of the stream
-	checked time.Time // when last was the newest
-	doubted bool      // the stream seems to be another: nothing is delivered until it was asked
 	wanted  uint64    // there is something up to here
 	filling bool      // what is missing is being fetched: what comes meanwhile will be fetched, too
+	doubted bool      // the stream seems to be another: nothing is delivered until it was asked
+	newest  uint64    // of what came while it was doubted
 	waiters []waiter
 	closed  bool
 }
+
+// last is the number up to which everything is delivered. The caller has the lock.
+func (c *channel) last() uint64 { return max(c.base, c.head) }
 
 // A waiter is a call of Publish whose message was not delivered here yet.
 type waiter struct {
@@ -86,7 +97,7 @@ func (c *channel) position() rooms.Position {
 	if c.epoch == "" {
 		return rooms.Position{}
 	}
-	return rooms.Position{Epoch: c.epoch, Offset: c.last}
+	return rooms.Position{Epoch: c.epoch, Offset: c.last()}
 }
 
 // pass delivers a message here and has NATS pass it on, without storing it.
@@ -111,7 +122,7 @@ func (c *channel) pass(kind string, m *rooms.Message) (rooms.Position, error) {
 func (c *channel) Last() rooms.Position {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.position()
+	return c.start
 }
 
 // Close implements rooms.Channel.
@@ -124,16 +135,44 @@ func (c *channel) Close() error {
 	b.mu.Unlock()
 	c.mu.Lock()
 	c.closed = true
-	waiters := c.waiters
-	c.waiters = nil
+	sub := c.sub
+	c.wakeUpTo(math.MaxUint64)
 	c.mu.Unlock()
-	for _, w := range waiters {
-		close(w.done)
-	}
-	if c.sub == nil {
+	if sub == nil {
 		return nil
 	}
-	return c.sub.Unsubscribe()
+	if n, err := sub.Dropped(); err == nil {
+		b.droppedBefore.Add(int64(n))
+	}
+	return sub.Unsubscribe()
+}
+
+// wakeUpTo tells those whose messages were delivered. The caller has the lock.
+func (c *channel) wakeUpTo(sequence uint64) {
+	c.waiters = slices.DeleteFunc(c.waiters, func(w waiter) bool {
+		if w.sequence <= sequence {
+			close(w.done)
+		}
+		return w.sequence <= sequence
+	})
+}
+
+// subscribe subscribes to what is said in the room.
+func (c *channel) subscribe() error {
+	b := c.backend
+	queue := b.queues[maphash.String(b.seed, c.token)%uint64(len(b.queues))]
+	sub, err := b.nc.ChanSubscribe(b.o.Prefix+".room."+c.token+".*", queue)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		sub.Unsubscribe()
+		return rooms.ErrClosed
+	}
+	c.sub = sub
+	return nil
 }
 
 // A coreChannel is a room without a stream.

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/foyerws/foyer/rooms"
 )
@@ -24,7 +26,7 @@ func (c streamChannel) Publish(ctx context.Context, m *rooms.Message) (rooms.Pos
 	msg.Header.Set(idHeader, fmt.Sprint(b.node, "-", b.newVersion()))
 	sequence, err := b.stream.store(ctx, msg)
 	if err != nil {
-		if b.o.WhenDown == Local && !b.nc.IsConnected() {
+		if errors.Is(err, errAway) && b.o.WhenDown == Local {
 			m.Transient = true
 			c.deliver(m)
 			return m.Position, nil
@@ -32,7 +34,7 @@ func (c streamChannel) Publish(ctx context.Context, m *rooms.Message) (rooms.Pos
 		return rooms.Position{}, unavailable(err)
 	}
 	c.await(ctx, sequence)
-	epoch, _ := b.stream.state()
+	epoch, _, _ := b.stream.state()
 	return rooms.Position{Epoch: epoch, Offset: sequence}, nil
 }
 
@@ -45,7 +47,7 @@ const (
 // await waits until everything up to a sequence number was delivered here.
 func (c *channel) await(ctx context.Context, sequence uint64) {
 	c.mu.Lock()
-	if c.closed || c.last >= sequence {
+	if c.closed || !c.ready || c.last() >= sequence {
 		c.mu.Unlock()
 		return
 	}
@@ -75,30 +77,17 @@ func (c *channel) await(ctx context.Context, sequence uint64) {
 func (c *channel) deliverStored(sequence uint64, msg *nats.Msg) {
 	b := c.backend
 	m, _ := decode(c.room, msg)
-	c.last, c.head, c.stamp, c.checked = sequence, sequence, m.Time, time.Now()
+	c.head, c.stamp = sequence, m.Time
 	m.Position = c.position()
 	b.stats.received.Add(1)
-	b.stats.delay.Store(int64(c.checked.Sub(m.Time)))
+	b.stats.delay.Store(int64(time.Since(m.Time)))
 	c.sink.Deliver(m)
-	c.wake()
-}
-
-// wake tells those whose messages were delivered. The caller has the lock.
-func (c *channel) wake() {
-	kept := c.waiters[:0]
-	for _, w := range c.waiters {
-		if w.sequence <= c.last {
-			close(w.done)
-		} else {
-			kept = append(kept, w)
-		}
-	}
-	clear(c.waiters[len(kept):])
-	c.waiters = kept
+	c.wakeUpTo(sequence)
 }
 
 // takeStored takes a message that the stream has passed on. What comes twice or too late is dropped; if something is missing
-// before it, that is fetched, and it as well.
+// before it, that is fetched, and it as well. So it is if what was before it was removed: then the stream has to be asked whether that
+// was delivered.
 func (c *channel) takeStored(msg *nats.Msg) {
 	sequence, before := number(msg, sequenceHeader), number(msg, lastHeader)
 	if sequence == 0 {
@@ -106,23 +95,30 @@ func (c *channel) takeStored(msg *nats.Msg) {
 	}
 	c.backend.stream.see(sequence)
 	c.mu.Lock()
+	deliver := false
 	switch {
 	case c.closed:
-	case sequence <= c.last && !c.doubted && c.isNewer(msg):
-		c.doubted = true
-		go c.backend.stream.check()
-	case sequence <= c.last:
-	case c.filling, c.doubted:
+	case !c.ready:
 		c.wanted = max(c.wanted, sequence)
-	case before <= c.last && (before >= c.head || c.recent()):
+	case c.doubted:
+		c.newest = max(c.newest, sequence)
+	case sequence <= c.last():
+		if c.isNewer(msg) {
+			c.doubted, c.newest = true, sequence
+			c.backend.stream.check(true)
+		}
+	case c.filling:
+		c.wanted = max(c.wanted, sequence)
+	case before == c.head, c.head == 0 && before <= c.base:
+		deliver = true
 		c.deliverStored(sequence, msg)
-		c.mu.Unlock()
-		c.sink.Flush()
-		return
 	default:
 		c.want(sequence)
 	}
 	c.mu.Unlock()
+	if deliver {
+		c.sink.Flush()
+	}
 }
 
 // isNewer reports whether a message is newer than what was delivered, which has a higher number. The caller has the lock.
@@ -131,40 +127,48 @@ func (c *channel) isNewer(msg *nats.Msg) bool {
 	return err == nil && stamp.After(c.stamp) && !c.stamp.IsZero()
 }
 
-// recent reports whether all messages that the room has had since the last check are still in the stream. Then one whose
-// predecessor is not there any more comes behind what was delivered last. The caller has the lock.
-func (c *channel) recent() bool { return time.Since(c.checked) < c.backend.o.MaxAge/2 }
-
 // want has everything up to a sequence number fetched. The caller has the lock.
 func (c *channel) want(sequence uint64) {
 	c.wanted = max(c.wanted, sequence)
-	if c.filling || c.closed || c.wanted <= c.last {
+	if c.filling || c.closed || !c.ready || c.wanted <= c.last() {
 		return
 	}
 	c.filling = true
 	c.backend.stats.gaps.Add(1)
-	go c.fill()
+	c.backend.run(c.fill)
 }
 
 // findHead begins with what the stream has.
 func (c *channel) findHead(ctx context.Context) error {
 	s := c.backend.stream
-	c.mu.Lock()
-	c.filling = true // what comes meanwhile is fetched, if it is newer
-	c.mu.Unlock()
-	epoch, seen := s.state() // older than the answer
-	begin := time.Now()
+	if _, err := s.ensure(ctx); err != nil {
+		return err
+	}
+	epoch, seen, cuts := s.state() // older than the answer
 	heads, _, err := s.get(ctx, &request{Last: c.backend.logSubject(c.token)})
+	if errors.Is(err, nats.ErrNoResponders) { // the stream may have been deleted
+		if _, err = s.ensure(ctx); err != nil {
+			return err
+		}
+		epoch, seen, cuts = s.state()
+		heads, _, err = s.get(ctx, &request{Last: c.backend.logSubject(c.token)})
+	}
 	if err != nil {
+		return err
+	}
+	head := uint64(0)
+	if len(heads) > 0 {
+		head = number(heads[0], sequenceHeader)
+	} else if head, err = s.leaderHead(ctx, c.token); err != nil { // the server that has answered may lag behind
 		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.epoch, c.last, c.checked, c.filling = epoch, seen, begin, false
-	if len(heads) > 0 {
-		c.head = number(heads[0], sequenceHeader)
-		c.last = c.head
+	c.ready, c.epoch, c.cuts, c.head, c.base = true, epoch, cuts, head, head
+	if head == 0 {
+		c.base = seen
 	}
+	c.start = c.position()
 	c.want(c.wanted)
 	return nil
 }
@@ -184,20 +188,20 @@ func (c *channel) fill() {
 	stale := 0
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		c.mu.Lock()
-		if c.closed || c.last >= c.wanted {
+		if c.closed || c.last() >= c.wanted {
 			c.filling = false
 			c.mu.Unlock()
 			return
 		}
-		last, epoch := c.last, c.epoch
+		last, upto, epoch := c.last(), c.upto, c.epoch
 		c.mu.Unlock()
-		page, err := c.after(context.Background(), last, headsAtOnce)
+		page, err := c.after(context.Background(), last, max(last, upto), headsAtOnce)
 		if err == nil && len(page.messages) == 0 {
 			stale++
 		}
 		c.mu.Lock()
 		switch {
-		case err != nil || c.last != last || c.epoch != epoch:
+		case err != nil || c.last() != last || c.epoch != epoch:
 		case len(page.messages) > 0:
 			stale, pause = 0, 20*time.Millisecond
 			c.deliverPage(page)
@@ -226,35 +230,37 @@ func (c *channel) deliverPage(page page) {
 // interrupt tells the members that messages up to a sequence number are lost. The caller has the lock, and flushes.
 func (c *channel) interrupt(upto uint64) {
 	c.backend.stats.lost.Add(1)
-	c.last = upto
+	c.base = upto
 	c.sink.Deliver(&rooms.Message{Kind: rooms.Gap, Room: c.room, Position: c.position(), Missed: 1, Time: time.Now()})
-	c.wake()
+	c.wakeUpTo(c.last())
 }
 
-// compare compares what was delivered with the newest message of the room that a server knew at a time, 0 if it knew none. The server may
-// lag behind. The stream begins with the message first, as its leader says, and if it has lost its end, it ends with the message cut.
-func (c *channel) compare(epoch string, head, first, cut uint64, at time.Time) {
+// compare compares what was delivered with the newest message of the room that a server knows, 0 if it knows none. The server may lag
+// behind; the state of the stream is the leader's, and older. The stream has lost its end so many times; the last time it then ended with
+// the message cut.
+func (c *channel) compare(epoch string, head uint64, state *jetstream.StreamState, cuts int, cut uint64) {
 	c.mu.Lock()
 	defer func() {
 		c.mu.Unlock()
 		c.sink.Flush()
 	}()
-	doubted := c.doubted
-	c.doubted = false
 	switch {
-	case c.closed:
-	case c.epoch == "": // it was opened while NATS was away
-		c.epoch, c.head = epoch, head
-		c.interrupt(max(head, c.last))
-	case c.epoch != epoch || c.last > cut:
-		c.epoch, c.last, c.head, c.wanted, c.stamp = epoch, 0, 0, 0, time.Time{}
+	case c.closed, !c.ready && !c.away:
+		return
+	case c.away:
+		c.away, c.ready, c.epoch, c.head = false, true, epoch, head
+		c.interrupt(max(head, state.LastSeq))
+	case c.epoch != epoch || c.cuts != cuts && c.last() > cut:
+		c.wakeUpTo(math.MaxUint64)
+		c.epoch, c.base, c.head, c.upto, c.wanted, c.stamp = epoch, 0, 0, 0, 0, time.Time{}
 		c.interrupt(0)
-		c.want(head)
-	case head > c.last, doubted:
-		c.want(max(head, c.wanted))
-	case !c.filling && (head == c.head || first > c.head):
-		c.checked = at
+		c.want(max(head, c.newest))
+	case head > c.last() || c.doubted:
+		c.want(max(head, c.newest))
+	case head == c.head || state.FirstSeq > c.head:
+		c.upto = max(c.upto, state.LastSeq)
 	}
+	c.doubted, c.newest, c.cuts = false, 0, cuts
 }
 
 // A page is some messages of a room.
@@ -262,6 +268,7 @@ type page struct {
 	messages []*nats.Msg
 	intact   bool // none is missing before them
 	pending  int  // how many there are behind them
+	removed  bool // intact may be wrong if a program has removed messages of single rooms
 }
 
 // sequence returns the sequence number of the i-th message, or of the last one if i is -1.
@@ -272,8 +279,9 @@ func (p *page) sequence(i int) uint64 {
 	return number(p.messages[i], sequenceHeader)
 }
 
-// after returns at most so many messages of the room that follow a sequence number.
-func (c *channel) after(ctx context.Context, sequence uint64, most int) (p page, err error) {
+// after returns at most so many messages of the room that follow a sequence number. It may be that of no message of the room: then
+// none is missing if nothing was removed from the stream behind another number, known, up to which it does not matter.
+func (c *channel) after(ctx context.Context, sequence, known uint64, most int) (p page, err error) {
 	s := c.backend.stream
 	p.messages, p.pending, err = s.get(ctx, &request{Sequence: max(sequence, 1), Next: c.backend.logSubject(c.token), Batch: most + 1, MaxBytes: maxPage})
 	if err != nil {
@@ -286,50 +294,60 @@ func (c *channel) after(ctx context.Context, sequence uint64, most int) (p page,
 	all := len(p.messages) + p.pending
 	p.messages = p.messages[:min(len(p.messages), most)]
 	p.pending = all - len(p.messages)
-	if all >= c.backend.o.MaxMessages {
-		return p, nil // the room may have had more
-	}
-	// The sequence number is that of no message of the room. Nothing was removed behind it if the stream begins before it.
 	info, err := s.info(ctx)
 	if err != nil {
 		return page{}, err
 	}
-	p.intact = info.State.FirstSeq <= sequence+1 && sequence <= info.State.LastSeq
+	limit := info.Config.MaxMsgsPerSubject
+	p.intact = info.State.FirstSeq <= known+1 && known <= info.State.LastSeq && (limit <= 0 || int64(all) < limit)
+	p.removed = info.State.NumDeleted > 0
 	return p, nil
 }
 
 var errLag = errors.New("natsrooms: the server that has answered lags behind")
 
+// historyTimeout is how long History tries.
+const historyTimeout = 5 * time.Second
+
 // History implements rooms.Channel.
 func (c streamChannel) History(ctx context.Context, since rooms.Position, most int) ([]*rooms.Message, bool, error) {
-	epoch, _ := c.backend.stream.state()
-	if since != (rooms.Position{}) && since.Epoch != epoch {
+	b := c.backend
+	epoch, _, _ := b.stream.state()
+	switch {
+	case !b.nc.IsConnected() && b.o.WhenDown == Local:
+		return nil, false, nil
+	case !b.nc.IsConnected():
+		return nil, false, unavailable(nats.ErrDisconnected)
+	case since != (rooms.Position{}) && since.Epoch != epoch:
 		return nil, false, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, historyTimeout)
+	defer cancel()
 	for pause := 20 * time.Millisecond; ; pause *= 2 {
 		var p page
 		var err error
 		if since == (rooms.Position{}) {
-			p, err = c.newest(ctx, most)
+			p, err = c.newestOf(ctx, most)
 		} else {
-			p, err = c.after(ctx, since.Offset, most)
+			p, err = c.after(ctx, since.Offset, since.Offset, most)
+			p.intact = p.intact && !p.removed
 		}
-		if err == nil && c.lags(&p, since.Offset) {
-			err = errLag
+		if err == nil {
+			err = c.checkLag(ctx, &p, since.Offset)
 		}
 		if err == nil {
 			return c.decodeAll(epoch, p.messages), p.intact, nil
 		}
-		if pause > time.Second || !c.backend.after(ctx, pause) {
+		if !b.after(ctx, pause) {
 			return nil, false, unavailable(err)
 		}
 	}
 }
 
-// newest returns the newest messages of the room.
-func (c *channel) newest(ctx context.Context, most int) (all page, err error) {
+// newestOf returns the newest messages of the room.
+func (c *channel) newestOf(ctx context.Context, most int) (all page, err error) {
 	for next, more := uint64(0), true; more; {
-		part, err := c.after(ctx, next, headsAtOnce)
+		part, err := c.after(ctx, next, next, headsAtOnce)
 		if err != nil {
 			return page{}, err
 		}
@@ -342,15 +360,29 @@ func (c *channel) newest(ctx context.Context, most int) (all page, err error) {
 	return all, nil
 }
 
-// lags reports whether a page does not have what was delivered here, though nothing says that it was removed.
-func (c *channel) lags(p *page, since uint64) bool {
+// checkLag asks the leader if a page may come from a server that lags behind: what was delivered here is not in it, or not even what the
+// client has seen.
+func (c *channel) checkLag(ctx context.Context, p *page, since uint64) error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	head := c.head
+	c.mu.Unlock()
 	newest := since
 	if len(p.messages) > 0 {
 		newest = p.sequence(-1)
 	}
-	return p.pending == 0 && newest < c.head && (p.intact || len(p.messages) > 0 || time.Since(c.checked) < time.Second)
+	if p.pending > 0 || newest >= head && (p.intact || len(p.messages) > 0) {
+		return nil
+	}
+	leader, err := c.backend.stream.leaderHead(ctx, c.token)
+	switch {
+	case err != nil:
+		return err
+	case leader > newest:
+		return errLag
+	case leader == since && since != 0:
+		p.intact = true // nothing is behind it
+	}
+	return nil
 }
 
 func (c *channel) decodeAll(epoch string, messages []*nats.Msg) []*rooms.Message {

@@ -2,10 +2,12 @@ package natsrooms
 
 import (
 	"encoding/json"
+	"iter"
 	"net/url"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
 
@@ -51,9 +53,9 @@ func encode(subject string, m *rooms.Message, node string) *nats.Msg {
 // decode makes a message for a room. What does not fit it gets defaults: NATS may have messages of other programs.
 func decode(room string, msg *nats.Msg) (m *rooms.Message, node string) {
 	var a about
-	json.Unmarshal([]byte(msg.Header.Get(aboutHeader)), &a)
+	json.Unmarshal([]byte(msg.Header.Get(aboutHeader)), &a) // which makes valid UTF-8 of strings
 	m = &rooms.Message{Room: room, Type: foyer.Text, Data: msg.Data, Key: a.Key, Info: a.Info, Replaces: a.Replaces, Time: a.Time}
-	if a.Binary {
+	if a.Binary || !utf8.Valid(msg.Data) { // clients would close their connections
 		m.Type = foyer.Binary
 	}
 	if m.Data == nil {
@@ -73,3 +75,27 @@ func number(msg *nats.Msg, header string) uint64 {
 	n, _ := strconv.ParseUint(msg.Header.Get(header), 10, 64)
 	return n
 }
+
+// maxPart is about how many bytes of JSON a message to other processes or to the stream has at most. A server takes 1 MiB by default.
+const maxPart = 128 << 10
+
+// parts returns items in parts of which none is much longer than maxPart.
+func parts[T any](items []T, size func(T) int) iter.Seq[[]T] {
+	return func(yield func([]T) bool) {
+		begin, sum := 0, 0
+		for i := range items {
+			if sum += size(items[i]); sum > maxPart && i > begin {
+				if !yield(items[begin:i]) {
+					return
+				}
+				begin, sum = i, size(items[i])
+			}
+		}
+		if begin < len(items) {
+			yield(items[begin:])
+		}
+	}
+}
+
+// sizeOfName is about how many bytes the name of a room has in JSON.
+func sizeOfName(name string) int { return len(name) + 8 }

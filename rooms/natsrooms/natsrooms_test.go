@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -304,18 +303,26 @@ func TestComingBackToAnotherNode(t *testing.T) {
 	}
 }
 
+// compare does at once what is done every 30 s.
+func (n *node) compare(t testing.TB) {
+	t.Helper()
+	if err := n.backend.stream.compareAll(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // deaf has a room of a node miss what f does.
 func (n *node) deaf(t testing.TB, room string, f func()) {
 	t.Helper()
 	c := n.backend.channel(escape(room))
-	c.sub.Unsubscribe()
+	c.mu.Lock()
+	sub := c.sub
+	c.mu.Unlock()
+	sub.Unsubscribe()
 	f()
-	queue := n.backend.queues[maphash.String(n.backend.seed, c.token)%uint64(len(n.backend.queues))]
-	sub, err := n.backend.nc.ChanSubscribe(n.backend.o.Prefix+".room."+c.token+".*", queue)
-	if err != nil {
+	if err := c.subscribe(); err != nil {
 		t.Fatal(err)
 	}
-	c.sub = sub
 	if err := n.backend.nc.Flush(); err != nil {
 		t.Fatal(err)
 	}
@@ -331,7 +338,7 @@ func TestGapsAreFilled(t *testing.T) {
 	expect(t, c, "m1")
 	for round, next := range []func(){
 		func() { publish(t, a, "x", "next") }, // which shows the gap
-		func() { b.backend.stream.check() },   // nothing else does
+		func() { b.compare(t) },               // nothing else does
 		func() { publish(t, b, "x", "next") }, // of the node itself
 	} {
 		b.deaf(t, "x", func() {
@@ -391,7 +398,7 @@ func TestExpiredHistory(t *testing.T) {
 		return err == nil && info.State.Msgs == 0
 	}
 	eventually(t, "the message is removed", gone)
-	b.backend.stream.check() // every 30 s
+	b.compare(t) // every 30 s
 	publish(t, a, "x", "m2")
 	expect(t, c, "m2")
 	fresh := newNode(t, connect(t, s), JetStream, o)
@@ -421,7 +428,7 @@ func TestStreamThatIsMadeAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	publish(t, a, "x", texts(6, 12)...)
-	b.backend.stream.check()
+	b.compare(t)
 	if got := hear(t, c); !strings.HasPrefix(got, "gap ") || strings.Contains(got, at.Epoch) {
 		t.Fatal(got)
 	}
@@ -550,24 +557,20 @@ func (r *record) Deliver(m *rooms.Message) {
 
 func (r *record) Flush() {}
 
-func (r *record) Present(node string, p rooms.Presence) {
+func (r *record) Present(node string, users []rooms.Presence, all bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.nodes == nil {
 		r.nodes = make(map[string]map[string]int)
 	}
-	if r.nodes[node] == nil {
+	if r.nodes[node] == nil || all {
 		r.nodes[node] = make(map[string]int)
 	}
-	if r.nodes[node][p.Key] = p.Sockets; p.Sockets == 0 {
-		delete(r.nodes[node], p.Key)
+	for _, p := range users {
+		if r.nodes[node][p.Key] = p.Sockets; p.Sockets == 0 {
+			delete(r.nodes[node], p.Key)
+		}
 	}
-}
-
-func (r *record) Absent(node string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.nodes, node)
 }
 
 // users returns how many there are elsewhere.
@@ -687,9 +690,9 @@ func TestPresenceThatWasMissed(t *testing.T) {
 			set(key, 0)
 		}
 	})
-	a.backend.peers.mu.Lock()
+	a.backend.peers.beating.Lock()
 	a.backend.peers.beats++ // one that b has not got either
-	a.backend.peers.mu.Unlock()
+	a.backend.peers.beating.Unlock()
 	a.backend.beat(false)
 	eventually(t, "nobody", func() bool { return r.users() == 0 })
 	b.deaf(t, "x", func() { set("dave", 1) })
@@ -769,7 +772,7 @@ func TestPermissions(t *testing.T) {
 	expect(t, bob, "hello alice")
 	at := publish(t, b, "x", "m1")
 	b.deaf(t, "x", func() { publish(t, a, "x", "m2") })
-	b.backend.stream.check()
+	b.compare(t)
 	expect(t, bob, "m1", "m2")
 	if _, m, _ := newNode(t, connect(), JetStream, Options{}).join(t, "x", rooms.JoinOptions{Since: at}); !m.Recovered() {
 		t.Error("not recovered")

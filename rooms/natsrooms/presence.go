@@ -24,6 +24,7 @@ type presence struct {
 	here  map[string]rooms.Presence // by key
 	dirty map[string]bool           // keys whose change was not told yet
 	told  uint64                    // the version that was told last; 0 if nobody was here
+	last  uint64                    // the same, also if nobody is here any more
 	parts uint64                    // how many parts of answers have had versions below it
 
 	heard sync.Mutex        // held while the room is told; guards:
@@ -32,30 +33,44 @@ type presence struct {
 
 // A known is what is known of a room in another process.
 type known struct {
-	have   uint64 // the version
-	missed uint64 // a newer one that could not be used, because another is missing before it; 0 for none
+	have  uint64           // the version
+	users []rooms.Presence // those of an answer whose last part has not come
+	asked bool             // it was asked, because a change is missing
+	later []*change        // what came meanwhile
 }
 
-// A change says how many sockets a user has in a room, in one process. "Version" is larger than that of the change before,
-// which is "Previous"; 0 says that it does not matter what was before.
+// maxLater is how many changes are kept while one is missing.
+const maxLater = 256
+
+// A change says how many sockets users have in a room, in one process. "Version" is larger than that of the change before,
+// which is "Previous"; 0 says that these are all users, or the first of them.
 type change struct {
 	Node     string           `json:"node"`
 	Room     string           `json:"room,omitempty"` // escaped; where the subject does not say it
 	Previous uint64           `json:"previous,omitempty"`
 	Version  uint64           `json:"version,omitempty"`
 	Users    []rooms.Presence `json:"users,omitempty"`
-	More     bool             `json:"more,omitempty"` // parts of an answer follow
+	More     bool             `json:"more,omitempty"` // further parts of an answer follow
 
-	Ask   bool     `json:"ask,omitempty"`   // who is there?
-	Rooms []string `json:"rooms,omitempty"` // in these rooms
-	All   bool     `json:"all,omitempty"`   // those where nobody is are to be answered as well
+	Ask  bool   `json:"ask,omitempty"`  // who is there?
+	Have []told `json:"have,omitempty"` // in these rooms, if that is not what is known
+
+	Answers []change `json:"answers,omitempty"`
 }
+
+// sizeOfChange is about how many bytes a change has in JSON, at most.
+func sizeOfChange(d change) (n int) {
+	for _, p := range d.Users {
+		n += sizeOfUser(p)
+	}
+	return n + sizeOfName(d.Room) + 150
+}
+
+// sizeOfUser is about how many bytes a user has in JSON, at most.
+func sizeOfUser(p rooms.Presence) int { return 6*(len(p.Key)+len(p.Info)) + 50 }
 
 // versionStep is the distance of versions. Between them is room for the parts of an answer.
 const versionStep = 1 << 16
-
-// maxUsers is how many users a change has at most, so that it fits into a message.
-const maxUsers = 1000
 
 // newVersion returns a version that is larger than all before, also than those of rooms that were closed since.
 func (b *Backend) newVersion() uint64 {
@@ -69,12 +84,27 @@ func (b *Backend) newVersion() uint64 {
 	}
 }
 
-// telling is the rooms with changes that have not been told.
+// telling is the rooms with changes that have not been told, and what was told lately.
 type telling struct {
-	mu    sync.Mutex // a leaf
-	rooms []*channel
-	wake  chan struct{} // has room for one
+	mu     sync.Mutex // a leaf; guards:
+	rooms  []*channel
+	lately map[string]lately // by room
+
+	wake chan struct{} // has room for one
 }
+
+// A lately is the version that was told last of a room, and when.
+type lately struct {
+	version uint64
+	at      time.Time
+}
+
+// Beats say what was told lately, so that a process to which it did not come asks: for long enough that three beats have it, and not before
+// it must have come.
+const (
+	latelyFrom  = time.Second
+	latelyUntil = latelyFrom + 3*beatInterval
+)
 
 // Present implements rooms.Channel.
 func (c *channel) Present(p rooms.Presence) {
@@ -120,52 +150,74 @@ func (b *Backend) tell() {
 		for _, c := range rooms {
 			for _, d := range c.changes() {
 				b.send(c.subject(kindPresence), &d)
+				b.telling.mu.Lock()
+				b.telling.lately[c.token] = lately{d.Version, time.Now()}
+				b.telling.mu.Unlock()
 			}
 		}
 	}
+}
+
+// toldLately returns what was told lately.
+func (b *Backend) toldLately() (all []told) {
+	b.telling.mu.Lock()
+	defer b.telling.mu.Unlock()
+	for token, l := range b.telling.lately {
+		switch age := time.Since(l.at); {
+		case age > latelyUntil:
+			delete(b.telling.lately, token)
+		case age > latelyFrom:
+			all = append(all, told{token, l.version})
+		}
+	}
+	return all
 }
 
 // changes returns what has changed since the last call.
 func (c *channel) changes() (all []change) {
 	c.presence.mu.Lock()
 	defer c.presence.mu.Unlock()
-	keys := slices.Collect(maps.Keys(c.dirty))
+	var users []rooms.Presence
+	for key := range c.dirty {
+		p := c.here[key]
+		p.Key = key
+		users = append(users, p)
+	}
 	clear(c.dirty)
-	for part := range slices.Chunk(keys, maxUsers) {
-		d := change{Node: c.backend.node, Previous: c.told, Version: c.backend.newVersion()}
-		for _, key := range part {
-			p := c.here[key]
-			p.Key = key
-			d.Users = append(d.Users, p)
+	for part := range parts(users, sizeOfUser) {
+		d := change{Node: c.backend.node, Previous: c.told, Version: c.backend.newVersion(), Users: part}
+		if c.told == 0 {
+			c.backend.peopled.Add(1)
 		}
-		c.told, c.parts = d.Version, 0
+		c.told, c.presence.last, c.parts = d.Version, d.Version, 0
 		all = append(all, d)
 	}
-	if len(c.here) == 0 {
+	if len(c.here) == 0 && c.told != 0 {
 		c.told = 0
+		c.backend.peopled.Add(-1)
 	}
 	return all
 }
 
 // everybody returns all that are here, in parts. The last has the version that was told last. The others have versions of their own, so
 // that parts of two answers, which differ, do not make one.
-func (c *channel) everybody() (all []change) {
+func (c *channel) everybody() (all []change, version uint64) {
 	c.presence.mu.Lock()
 	defer c.presence.mu.Unlock()
 	if c.told == 0 {
-		return nil // the first change will tell
+		return nil, c.presence.last // the first change will tell
 	}
-	node, previous := c.backend.node, uint64(0)
-	for part := range slices.Chunk(slices.Collect(maps.Values(c.here)), maxUsers) {
+	previous := uint64(0)
+	for part := range parts(slices.Collect(maps.Values(c.here)), sizeOfUser) {
 		c.parts = c.parts%(versionStep-1) + 1
 		version := c.told - versionStep + c.parts
-		all = append(all, change{Node: node, Room: c.token, Previous: previous, Version: version, Users: part, More: true})
+		all = append(all, change{Room: c.token, Previous: previous, Version: version, Users: part, More: true})
 		previous = version
 	}
 	if last := len(all) - 1; last >= 0 {
 		all[last].Version, all[last].More = c.told, false
 	}
-	return all
+	return all, c.presence.last
 }
 
 func (b *Backend) send(subject string, v any) {
@@ -183,17 +235,24 @@ func (c *channel) ask() {
 	c.backend.send(c.subject(kindPresence), &change{Node: c.backend.node, Ask: true})
 }
 
-// askedAtOnce is about how many rooms one process asks another about in one message.
-const askedAtOnce = 1000
-
-// askNode asks another process about all rooms that are open here.
-func (b *Backend) askNode(node string, all bool) {
-	var tokens []string
+// askNode asks another process about all rooms that are open here. It answers where something is not known.
+func (b *Backend) askNode(node string) {
+	var have []told
 	for _, c := range b.channels() {
-		tokens = append(tokens, c.token)
+		c.heard.Lock()
+		t := told{Room: c.token}
+		if k := c.peers[node]; k != nil {
+			t.Version = k.have
+		}
+		c.heard.Unlock()
+		have = append(have, t)
 	}
-	for part := range slices.Chunk(tokens, askedAtOnce) {
-		b.send(b.o.Prefix+".node."+node, &change{Node: b.node, Ask: true, Rooms: part, All: all})
+	b.askAbout(node, have)
+}
+
+func (b *Backend) askAbout(node string, have []told) {
+	for part := range parts(have, sizeOfTold) {
+		b.send(b.o.Prefix+".node."+node, &change{Node: b.node, Ask: true, Have: part})
 	}
 }
 
@@ -204,56 +263,83 @@ func (c *channel) heardPresence(msg *nats.Msg) {
 		return
 	}
 	if d.Ask {
-		c.backend.answer(d.Node, c.everybody())
+		all, _ := c.everybody()
+		c.backend.answer(d.Node, all)
 		return
 	}
 	c.heardChange(&d)
 }
 
 func (b *Backend) answer(node string, all []change) {
-	for _, d := range all {
-		b.send(b.o.Prefix+".node."+node, &d)
+	for part := range parts(all, sizeOfChange) {
+		b.send(b.o.Prefix+".node."+node, &change{Node: b.node, Answers: part})
 	}
 }
 
-// heardChange takes a change, unless it is old, or another is missing before it. Then the process is asked, once: a room in which much
-// happens must not be asked for again with each change.
+// heardChange takes a change.
 func (c *channel) heardChange(d *change) {
-	c.backend.peers.see(d.Node)
 	c.heard.Lock()
 	defer c.heard.Unlock()
-	k := c.peers[d.Node]
+	c.backend.peers.see(d.Node) // with the lock, see forget
+	c.use(c.knownOf(d.Node), d)
+}
+
+// knownOf returns what is known of another process. The caller has c.heard.
+func (c *channel) knownOf(node string) *known {
+	k := c.peers[node]
 	if k == nil {
 		if c.peers == nil {
 			c.peers = make(map[string]*known)
 		}
 		k = new(known)
-		c.peers[d.Node] = k
+		c.peers[node] = k
 	}
+	return k
+}
+
+// use takes a change, unless it is old, or another is missing before it. Then it is kept, and the process is asked, once: a room in
+// which much happens must not be asked for with each change. The caller has c.heard.
+func (c *channel) use(k *known, d *change) {
 	switch {
 	case d.Version <= k.have:
 		return
-	case d.Previous == k.have:
 	case d.Previous == 0:
-		c.sink.Absent(d.Node)
-	default:
-		if k.missed == 0 {
-			c.askAbout(d.Node)
+		k.users = append([]rooms.Presence{}, d.Users...)
+	case d.Previous != k.have:
+		if len(k.later) < maxLater {
+			k.later = append(k.later, d)
 		}
-		k.missed = max(k.missed, d.Version)
+		c.askAbout(d.Node, k)
 		return
+	case k.users != nil:
+		k.users = append(k.users, d.Users...)
 	}
 	k.have = d.Version
-	for _, p := range d.Users {
-		c.sink.Present(d.Node, p)
+	if d.More {
+		return
 	}
-	switch {
-	case d.More || k.missed == 0:
-	case k.have >= k.missed:
-		k.missed = 0
+	if k.users != nil {
+		c.sink.Present(d.Node, k.users, true)
+	} else {
+		c.sink.Present(d.Node, d.Users, false)
+	}
+	later := k.later
+	k.users, k.later = nil, nil
+	if k.asked {
+		k.asked = false
 		c.backend.answered(question{c, d.Node})
-	default: // the answer is older than what was missed
-		c.askAbout(d.Node)
+	}
+	for _, d := range later {
+		c.use(k, d)
+	}
+}
+
+// heardOf compares what is known with a version that another process has told lately.
+func (c *channel) heardOf(node string, version uint64) {
+	c.heard.Lock()
+	defer c.heard.Unlock()
+	if k := c.knownOf(node); k.have < version {
+		c.askAbout(node, k)
 	}
 }
 
@@ -269,13 +355,20 @@ type questions struct {
 	asked map[question]time.Time
 }
 
-// askAbout asks another process about the room, until there is an answer.
-func (c *channel) askAbout(node string) {
+// askAbout asks another process about the room, unless that was done, until there is an answer. The caller has c.heard.
+func (c *channel) askAbout(node string, k *known) {
+	if !k.asked {
+		k.asked = true
+		c.askOnce(node)
+	}
+}
+
+func (c *channel) askOnce(node string) {
 	q := &c.backend.questions
 	q.mu.Lock()
 	q.asked[question{c, node}] = time.Now()
 	q.mu.Unlock()
-	c.backend.send(c.backend.o.Prefix+".node."+node, &change{Node: c.backend.node, Ask: true, Rooms: []string{c.token}, All: true})
+	c.backend.askAbout(node, []told{{Room: c.token, Version: 1}}) // which no room has: it is answered
 }
 
 func (b *Backend) answered(q question) {
@@ -297,7 +390,7 @@ func (b *Backend) askAgain() {
 	b.questions.mu.Unlock()
 	for _, q := range late {
 		if b.channel(q.c.token) == q.c && b.peers.has(q.node) {
-			q.c.askAbout(q.node)
+			q.c.askOnce(q.node)
 		}
 	}
 }
@@ -308,23 +401,33 @@ func (b *Backend) asked(msg *nats.Msg) {
 	if json.Unmarshal(msg.Data, &d) != nil || d.Node == "" || d.Node == b.node {
 		return
 	}
-	if !d.Ask {
-		if c := b.channel(d.Room); c != nil {
-			c.heardChange(&d)
+	for i := range d.Answers {
+		if c := b.channel(d.Answers[i].Room); c != nil {
+			d.Answers[i].Node = d.Node
+			c.heardChange(&d.Answers[i])
 		}
-		return
 	}
-	for _, token := range d.Rooms {
-		nobody := []change{{Node: b.node, Room: token, Version: b.newVersion()}} // older than the next change
-		var all []change
-		if c := b.channel(token); c != nil {
-			all = c.everybody()
-		}
-		if len(all) == 0 && d.All {
-			all = nobody
-		}
-		b.answer(d.Node, all)
+	var all []change
+	for _, t := range d.Have {
+		all = append(all, b.answerTo(t)...)
 	}
+	b.answer(d.Node, all)
+}
+
+// answerTo returns who is in a room here, if that is not what the other process has.
+func (b *Backend) answerTo(have told) []change {
+	nobody := change{Room: have.Room, Version: b.newVersion()} // older than the next change
+	var all []change
+	if c := b.channel(have.Room); c != nil {
+		var version uint64
+		if all, version = c.everybody(); version == have.Version {
+			return nil
+		}
+	}
+	if len(all) == 0 && have.Version != 0 {
+		all = []change{nobody}
+	}
+	return all
 }
 
 // A peer is another process.
@@ -337,25 +440,40 @@ type peer struct {
 type peers struct {
 	mu    sync.Mutex // a leaf
 	known map[string]*peer
-	beats uint64 // of this process
+
+	beating sync.Mutex // held while a beat is sent, so that they come in order; guards:
+	beats   uint64     // of this process
 
 	patience time.Duration // with a process that is silent
 }
 
-// A beat says that a process is there.
+// A beat says that a process is there, or what it has told lately.
 type beat struct {
 	Node  string `json:"node"`
-	Count uint64 `json:"count"` // one more each time
+	Count uint64 `json:"count,omitempty"` // one more each time; 0 if it is no beat
 	Bye   bool   `json:"bye,omitempty"`
+	Rooms int64  `json:"rooms,omitempty"` // where it has members
+	Told  []told `json:"told,omitempty"`
 }
 
-// beat tells all processes that this one is there, or about to go.
+// A told is the version that was told last of a room.
+type told struct {
+	Room    string `json:"room"`
+	Version uint64 `json:"version,omitempty"`
+}
+
+func sizeOfTold(t told) int { return sizeOfName(t.Room) + 50 }
+
+// beat tells all processes that this one is there, or about to go, and what it has told lately.
 func (b *Backend) beat(bye bool) {
-	b.peers.mu.Lock()
+	subject := b.o.Prefix + ".node"
+	b.peers.beating.Lock()
 	b.peers.beats++
-	d := beat{b.node, b.peers.beats, bye}
-	b.peers.mu.Unlock()
-	b.send(b.o.Prefix+".node", &d)
+	b.send(subject, &beat{Node: b.node, Count: b.peers.beats, Bye: bye, Rooms: b.peopled.Load()})
+	b.peers.beating.Unlock()
+	for part := range parts(b.toldLately(), sizeOfTold) {
+		b.send(subject, &beat{Node: b.node, Told: part})
+	}
 }
 
 // heardBeat takes the beat of another process.
@@ -364,16 +482,22 @@ func (b *Backend) heardBeat(msg *nats.Msg) {
 	if json.Unmarshal(msg.Data, &d) != nil || d.Node == "" || d.Node == b.node {
 		return
 	}
-	if d.Bye {
+	for _, t := range d.Told {
+		if c := b.channel(t.Room); c != nil {
+			c.heardOf(d.Node, t.Version)
+		}
+	}
+	switch {
+	case d.Bye:
 		b.forget(d.Node)
-		return
-	}
-	isNew, missed := b.peers.heard(&d)
-	if isNew {
-		b.beat(false) // so that it knows of this one soon
-	}
-	if isNew || missed {
-		b.askNode(d.Node, missed)
+	case d.Count > 0:
+		isNew, missed := b.peers.heard(&d)
+		if isNew {
+			b.beat(false) // so that it knows of this one soon
+		}
+		if missed || isNew && d.Rooms > 0 {
+			b.askNode(d.Node)
+		}
 	}
 }
 
@@ -433,7 +557,7 @@ func (p *peers) count() int {
 	return len(p.known)
 }
 
-// forget drops all that a process has said.
+// forget drops all that a process has said. What it says meanwhile makes it known again.
 func (b *Backend) forget(node string) {
 	b.peers.mu.Lock()
 	delete(b.peers.known, node)
@@ -442,7 +566,8 @@ func (b *Backend) forget(node string) {
 		c.heard.Lock()
 		if c.peers[node] != nil {
 			delete(c.peers, node)
-			c.sink.Absent(node)
+			c.backend.answered(question{c, node})
+			c.sink.Present(node, nil, true)
 		}
 		c.heard.Unlock()
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/foyerws/foyer/internal/wstest"
@@ -107,6 +108,66 @@ func TestFeed(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestFeedOfShortMessages puts those together for sockets that are at the same place, some of which need something else. Clients read a
+// few bytes at a time.
+func TestFeedOfShortMessages(t *testing.T) {
+	const rounds, each = 50, 40
+	var j journal
+	var all sync.WaitGroup
+	feeds := make(map[*Feed]*Socket)
+	for i, h := range []*Handler{{}, {}, {}, {OutgoingFrameSize: 10}, {Compression: CompressionContextTakeover}, {Compression: CompressionNoContextTakeover, CompressionThreshold: -1}} {
+		server, client := dialled(t, h, &DialOptions{Compression: CompressionContextTakeover})
+		feeds[server.NewFeed(&page{journal: &j})] = server
+		all.Go(func() {
+			for n := range rounds * each {
+				_, r, err := client.Reader(t.Context())
+				if err != nil {
+					t.Error(i, n, err)
+					return
+				}
+				p, err := io.ReadAll(iotest.OneByteReader(r))
+				if want := fmt.Sprint("message ", n); err != nil || string(p) != want {
+					t.Errorf("client %d: %q, want %q, %v", i, p, want, err)
+					return
+				}
+			}
+		})
+	}
+	for n := range rounds {
+		var upto uint64
+		for k := range each {
+			upto = j.add(Text, fmt.Sprint("message ", n*each+k))
+		}
+		for feed := range feeds {
+			if err := feed.Pull(upto); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	all.Wait()
+	for _, server := range feeds {
+		eventually(t, "all messages are counted", func() bool { return server.messagesOut.Load() == rounds*each })
+	}
+}
+
+func TestTogether(t *testing.T) {
+	a, b, c, long := Prepare(Text, []byte("a")), Prepare(Text, []byte("b")), Prepare(Binary, []byte("c")), Prepare(Text, make([]byte, maxRun))
+	for range 2 { // the second time as they are remembered
+		for want, messages := range map[string][]*Prepared{
+			"\x81\x01a\x81\x01b":          {a, b},
+			"\x81\x01a\x81\x01b\x82\x01c": {a, b, c},
+			"\x81\x01a\x82\x01c":          {a, c},
+		} {
+			if got := string(together(messages)); got != want {
+				t.Errorf("%q, want %q", got, want)
+			}
+		}
+	}
+	if together([]*Prepared{a}) != nil || together([]*Prepared{a, long}) != nil {
+		t.Error("put together")
 	}
 }
 

@@ -1,7 +1,9 @@
 package foyer
 
 import (
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/foyerws/foyer/internal/frame"
 	"github.com/foyerws/foyer/internal/wire"
@@ -9,12 +11,16 @@ import (
 
 // A Prepared is a message that is encoded once for many sockets. It is safe for concurrent use.
 type Prepared struct {
+	id      uint64
 	kind    MessageType
 	size    int    // of the payload
 	plain   []byte // what a server sends, in one frame
 	mu      sync.Mutex
 	special []encoding // for sockets that need something else; guarded by mu
 }
+
+// prepared counts the messages, to give them ids.
+var prepared atomic.Uint64
 
 // An encoding is a message as sockets of one kind send it.
 type encoding struct {
@@ -31,7 +37,7 @@ func Prepare(t MessageType, p []byte) *Prepared {
 	}
 	b := make([]byte, 0, frame.MaxHeader+len(p))
 	b = frame.AppendHeader(b, frame.Final|byte(t), len(p))
-	return &Prepared{kind: t, size: len(p), plain: append(b, p...)}
+	return &Prepared{id: prepared.Add(1), kind: t, size: len(p), plain: append(b, p...)}
 }
 
 // Type returns the type.
@@ -113,10 +119,11 @@ type Feed struct {
 	socket *Socket
 	source Source
 	wire   *wire.Feed
+	run    int // how many messages the one frame of the last Peek stands for; 0 if each has its own
 }
 
 // NewFeed returns a Feed of source. A socket may have several. However slow its client is, a socket holds at most one
-// message of a Feed; they do not count for MaxWriteBuffer. Sockets with context takeover get them uncompressed.
+// message of a Feed, or 4 KiB of short ones; they do not count for MaxWriteBuffer. Sockets with context takeover get them uncompressed.
 func (s *Socket) NewFeed(source Source) *Feed {
 	f := &Feed{socket: s, source: source}
 	f.wire = wire.NewFeed((*feedSource)(f))
@@ -138,6 +145,42 @@ func (f *Feed) pull(upto uint64, how wire.Leave) error {
 	return nil
 }
 
+// A run is short messages in a row, put together once for all sockets that are at the same place of a log.
+type run struct {
+	messages []*Prepared
+	bytes    []byte
+}
+
+// maxRun is the size of a run, in bytes.
+const maxRun = 4 << 10
+
+// runs are the latest, by the id of the first message.
+var runs [64]atomic.Pointer[run]
+
+// together returns messages as one piece, as a server sends them that neither compresses nor splits, or nil if they are not to be put
+// together.
+func together(messages []*Prepared) []byte {
+	if len(messages) < 2 {
+		return nil
+	}
+	latest := &runs[messages[0].id%uint64(len(runs))]
+	if r := latest.Load(); r != nil && slices.Equal(r.messages, messages) {
+		return r.bytes
+	}
+	size := 0
+	for _, m := range messages {
+		if size += len(m.plain); size > maxRun {
+			return nil
+		}
+	}
+	r := &run{slices.Clone(messages), make([]byte, 0, size)}
+	for _, m := range messages {
+		r.bytes = append(r.bytes, m.plain...)
+	}
+	latest.Store(r)
+	return r.bytes
+}
+
 // A feedSource is a Feed as the wire asks it.
 type feedSource Feed
 
@@ -146,15 +189,32 @@ var peeked = sync.Pool{New: func() any { return new([]*Prepared) }}
 func (f *feedSource) Peek(frames [][]byte, upto uint64, max int) [][]byte {
 	room := peeked.Get().(*[]*Prepared)
 	*room = f.source.Peek((*room)[:0], upto, max)
-	for _, m := range *room {
-		frames = append(frames, m.bytesFor(f.socket))
+	f.run = 0
+	if f.socket.sendsPlain() {
+		if b := together(*room); b != nil {
+			frames, f.run = append(frames, b), len(*room)
+		}
+	}
+	if f.run == 0 {
+		for _, m := range *room {
+			frames = append(frames, m.bytesFor(f.socket))
+		}
 	}
 	clear(*room)
 	peeked.Put(room)
 	return frames
 }
 
+// sendsPlain reports whether the messages of a Feed are sent as they are, in one frame.
+func (s *Socket) sendsPlain() bool {
+	rules := s.wire.Rules()
+	return rules.NewKey == nil && rules.Split == 0 && (s.deflate == nil || s.deflate.out.Takeover())
+}
+
 func (f *feedSource) Advance(n int) {
+	if f.run > 0 && n > 0 {
+		n = f.run
+	}
 	f.socket.messagesOut.Add(uint64(n))
 	f.source.Advance(n)
 }

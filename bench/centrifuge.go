@@ -9,17 +9,51 @@ import (
 	"io"
 
 	"github.com/centrifugal/centrifuge"
+	"github.com/nats-io/nats.go"
 	"golang.org/x/sys/unix"
 
 	"github.com/foyerws/foyer/internal/frame"
 	"github.com/foyerws/foyer/internal/wstest"
 )
 
-// serveCentrifuge subscribes each client to the channel "all", and lets each publish there. No option is set: the channel
-// has no history, positions or presence, nothing is logged, and all limits are the defaults.
 func serveCentrifuge(o options) error {
+	return serveCentrifugeWith(o, func(*centrifuge.Node) error { return nil })
+}
+
+func serveCentrifugeNATS(o options) error {
+	return serveCentrifugeWith(o, func(node *centrifuge.Node) error {
+		nc, err := nats.Connect(o.broker)
+		if err != nil {
+			return err
+		}
+		node.SetBroker(&natsBroker{nc: nc, subs: make(map[string]*nats.Subscription)})
+		return nil
+	})
+}
+
+func serveCentrifugeRedis(o options) error {
+	return serveCentrifugeWith(o, func(node *centrifuge.Node) error {
+		shard, err := centrifuge.NewRedisShard(node, centrifuge.RedisShardConfig{Address: o.broker})
+		if err != nil {
+			return err
+		}
+		broker, err := centrifuge.NewRedisBroker(node, centrifuge.RedisBrokerConfig{Shards: []*centrifuge.RedisShard{shard}})
+		if err != nil {
+			return err
+		}
+		node.SetBroker(broker)
+		return nil
+	})
+}
+
+// serveCentrifugeWith subscribes each client to the channel "all", and lets each publish there. No option is set: the channel
+// has no history, positions or presence, nothing is logged, and all limits are the defaults.
+func serveCentrifugeWith(o options, setBroker func(*centrifuge.Node) error) error {
 	node, err := centrifuge.New(centrifuge.Config{})
 	if err != nil {
+		return err
+	}
+	if err := setBroker(node); err != nil {
 		return err
 	}
 	node.OnConnecting(func(context.Context, centrifuge.ConnectEvent) (centrifuge.ConnectReply, error) {

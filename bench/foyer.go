@@ -6,8 +6,11 @@ import (
 	"context"
 	"sync"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/foyerws/foyer"
 	"github.com/foyerws/foyer/rooms"
+	"github.com/foyerws/foyer/rooms/natsrooms"
 )
 
 // newFoyer has the limits that a program gets which sets none.
@@ -140,10 +143,24 @@ func (r *foyerRoom) send(t foyer.MessageType, p []byte) {
 	}, t, p)
 }
 
-// serveFoyerRooms has the sockets in a room.
-func serveFoyerRooms(o options) error {
+func serveFoyerRooms(o options) error { return serveHub(o, nil) }
+
+func serveFoyerCore(o options) error { return serveFoyerNATS(o, natsrooms.Core) }
+
+func serveFoyerJetStream(o options) error { return serveFoyerNATS(o, natsrooms.JetStream) }
+
+func serveFoyerNATS(o options, backend func(*nats.Conn, ...natsrooms.Options) *natsrooms.Backend) error {
+	nc, err := nats.Connect(o.broker)
+	if err != nil {
+		return err
+	}
+	return serveHub(o, backend(nc))
+}
+
+// serveHub has the sockets in a room.
+func serveHub(o options, backend rooms.Backend) error {
 	h := newFoyer(o)
-	hub := &rooms.Hub{PublishRate: -1} // one client publishes for all
+	hub := &rooms.Hub{PublishRate: -1, Backend: backend} // one client publishes for all
 	go func() {
 		for s := range h.Incoming(context.Background()) {
 			m, err := hub.Room("all").Join(context.Background(), s, rooms.JoinOptions{})

@@ -54,37 +54,50 @@ var workloads = []workload{
 	{"compressed", "64 connections, 1 KiB JSON, one in flight, permessage-deflate", "messages", (*load).compressed},
 }
 
+// clusterWorkload is that of the command cluster.
+var clusterWorkload = workload{"cluster", "999 receivers in one room, 128 B text, 8 in flight", "deliveries", (*load).cluster}
+
 // A load is the load generator.
 type load struct {
 	bare       bool // the server knows no WebSocket
 	http2      bool // the server is to be spoken to over HTTP/2
 	centrifuge bool // the server speaks Centrifugal's JSON protocol
-	port       int
-	pid        int // the server's
+	nodes      []node
+	broker     int // the process that carries messages between the nodes, 0 for none
 	duration   time.Duration
 	count      int // connections of the workload idle
 }
+
+// A node is a process of the server. All but those of the command cluster have one.
+type node struct{ port, pid int }
 
 const warmUp = 300 * time.Millisecond
 
 // loadCommand is the process of the load generator. It prints a result.
 func loadCommand(args []string) error {
-	i := slices.IndexFunc(workloads, func(w workload) bool { return w.name == args[0] })
-	if i < 0 || len(args) != 6 {
-		return errors.New("the command load is for the command run")
+	all := append(slices.Clip(workloads), clusterWorkload)
+	i := slices.IndexFunc(all, func(w workload) bool { return w.name == args[0] })
+	if i < 0 || len(args) < 6 {
+		return errors.New("the command load is for the commands run and cluster")
 	}
-	l := &load{bare: args[1] == "tcp", http2: args[1] == "foyer-http2", centrifuge: args[1] == "centrifuge"}
-	l.port, _ = strconv.Atoi(args[2])
-	l.pid, _ = strconv.Atoi(args[3])
-	seconds, _ := strconv.ParseFloat(args[4], 64)
+	l := &load{bare: args[1] == "tcp", http2: args[1] == "foyer-http2", centrifuge: strings.HasPrefix(args[1], "centrifuge")}
+	seconds, _ := strconv.ParseFloat(args[2], 64)
 	l.duration = time.Duration(seconds * float64(time.Second))
-	l.count, _ = strconv.Atoi(args[5])
+	l.count, _ = strconv.Atoi(args[3])
+	l.broker, _ = strconv.Atoi(args[4])
+	for _, arg := range args[5:] {
+		var n node
+		if _, err := fmt.Sscanf(arg, "%d:%d", &n.port, &n.pid); err != nil {
+			return err
+		}
+		l.nodes = append(l.nodes, n)
+	}
 	files, err := raiseFileLimit()
 	if err != nil {
 		return err
 	}
 	l.count = min(l.count, files-100)
-	r, err := workloads[i].run(l)
+	r, err := all[i].run(l)
 	if err != nil {
 		return err
 	}
@@ -93,32 +106,53 @@ func loadCommand(args []string) error {
 
 // A meter measures what the server does between its making and stop.
 type meter struct {
-	pid   int
-	begin time.Time
-	cpu   time.Duration
+	load        *load
+	begin       time.Time
+	cpu, broker time.Duration
 }
 
-func newMeter(pid int) (meter, error) {
-	cpu, err := cpuTime(pid)
-	return meter{pid, time.Now(), cpu}, err
+func (l *load) newMeter() (meter, error) {
+	cpu, broker, err := l.cpu()
+	return meter{l, time.Now(), cpu, broker}, err
+}
+
+// cpu returns the CPU time that the nodes have used, and the broker.
+func (l *load) cpu() (nodes, broker time.Duration, err error) {
+	for _, n := range l.nodes {
+		cpu, err := cpuTime(n.pid)
+		if err != nil {
+			return 0, 0, err
+		}
+		nodes += cpu
+	}
+	if l.broker != 0 {
+		broker, err = cpuTime(l.broker)
+	}
+	return nodes, broker, err
 }
 
 func (m meter) stop(units int64) (result, error) {
-	cpu, err := cpuTime(m.pid)
+	cpu, broker, err := m.load.cpu()
 	if err != nil {
 		return result{}, err
 	}
 	return result{
-		Rate: float64(units) / time.Since(m.begin).Seconds(),
-		CPU:  float64((cpu - m.cpu).Nanoseconds()) / 1e3 / float64(max(units, 1)),
+		Rate:   float64(units) / time.Since(m.begin).Seconds(),
+		CPU:    microseconds(cpu-m.cpu, units),
+		Broker: microseconds(broker-m.broker, units),
 	}, nil
+}
+
+// microseconds returns those of a unit.
+func microseconds(d time.Duration, units int64) float64 {
+	return float64(d.Nanoseconds()) / 1e3 / float64(max(units, 1))
 }
 
 const upgradeRequest = "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 	"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s\r\n"
 
 // connect opens a connection and performs the handshake on it. The source addresses differ, so that there are ports
-// enough.
+// enough. The nodes take turns.
 func (l *load) connect(i int, path, header string) (fd int, err error) {
 	fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -134,7 +168,7 @@ func (l *load) connect(i int, path, header string) (fd int, err error) {
 	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, byte(1 + i%16)}}); err != nil {
 		return fail(err)
 	}
-	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: l.port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: l.nodes[i%len(l.nodes)].port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
 		return fail(err)
 	}
 	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
@@ -295,7 +329,7 @@ func (l *load) keepGoing(p *peers, first []*peer, window int, again func(c *peer
 		return result{}, err
 	}
 	p.received, p.latencies = 0, p.latencies[:0]
-	m, err := newMeter(l.pid)
+	m, err := l.newMeter()
 	if err != nil {
 		return result{}, err
 	}
@@ -314,18 +348,14 @@ func (l *load) broadcast(receivers, size, silent int) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
-	time.Sleep(200 * time.Millisecond) // until the server has everybody in the room
+	time.Sleep(joining)
 	before, err := l.settled()
 	if err != nil {
 		return result{}, err
 	}
-	send, want := l.frames(1, size)
-	p, err := newPeers(fds[:receivers], bytes.Repeat(send, inFlight), len(send), want)
+	p, err := l.receivers(fds[:receivers], inFlight, size)
 	if err != nil {
 		return result{}, err
-	}
-	if l.centrifuge {
-		p.check = p.pushes
 	}
 	var sent []time.Time // by the number of the message
 	heard := make(map[*peer]int, receivers)
@@ -336,7 +366,9 @@ func (l *load) broadcast(receivers, size, silent int) (result, error) {
 		return p.send(p.all[0], n)
 	}
 	again := func(c *peer, n int) error {
-		heard[c] += n
+		if heard[c] += n; heard[c] > len(sent) {
+			return errors.New("a message came twice")
+		}
 		p.latencies = append(p.latencies, int32(time.Since(sent[heard[c]-1]).Microseconds()))
 		return sendMore(int(p.received/int64(receivers)) + inFlight - len(sent))
 	}
@@ -348,7 +380,7 @@ func (l *load) broadcast(receivers, size, silent int) (result, error) {
 	}
 	begin := p.received
 	p.latencies = p.latencies[:0]
-	m, err := newMeter(l.pid)
+	m, err := l.newMeter()
 	if err != nil {
 		return result{}, err
 	}
@@ -360,6 +392,9 @@ func (l *load) broadcast(receivers, size, silent int) (result, error) {
 		return result{}, err
 	}
 	r.P99 = percentile(p.latencies, 0.99)
+	if err := p.runUntil(int64(len(sent)*receivers), nothing); err != nil {
+		return result{}, err
+	}
 	if silent > 0 {
 		after, err := l.settled()
 		if err != nil {
@@ -368,6 +403,66 @@ func (l *load) broadcast(receivers, size, silent int) (result, error) {
 		r.Bytes = float64(after-before) / float64(silent)
 	}
 	return r, nil
+}
+
+// joining is how long a server may take until it has everybody in the room.
+const joining = 200 * time.Millisecond
+
+// receivers returns peers one of which sends to all. At most so many messages are sent at a time.
+func (l *load) receivers(fds []int, inFlight, size int) (*peers, error) {
+	send, want := l.frames(1, size)
+	p, err := newPeers(fds, bytes.Repeat(send, inFlight), len(send), want)
+	if err == nil && l.centrifuge {
+		p.check = p.pushes
+	}
+	return p, err
+}
+
+// cluster measures how long messages take from the first node to the last, and then a broadcast.
+func (l *load) cluster() (result, error) {
+	latencies, err := l.cross()
+	if err != nil {
+		return result{}, err
+	}
+	r, err := l.broadcast(999, 128, 0)
+	r.Median, r.P99 = percentile(latencies, 0.5), percentile(latencies, 0.99)
+	return r, err
+}
+
+// cross sends from the first node, one message at a time, and returns how long each took to a receiver on the last. Each node has
+// one receiver, a single one has two; the next message is sent when all have the last one.
+func (l *load) cross() (latencies []int32, err error) {
+	messages := 1000
+	if l.duration < time.Second {
+		messages = 100
+	}
+	fds, err := l.connectAll(max(len(l.nodes), 2), "/broadcast")
+	if err != nil {
+		return nil, err
+	}
+	time.Sleep(joining)
+	p, err := l.receivers(fds, 1, 128)
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	last := p.all[len(p.all)-1]
+	for i := range messages + messages/10 { // the first ones do not count
+		begin := time.Now()
+		if err := p.send(p.all[0], 1); err != nil {
+			return nil, err
+		}
+		err := p.runUntil(int64((i+1)*len(fds)), func(c *peer, _ int) error {
+			if c == last {
+				latencies = append(latencies, int32(time.Since(begin).Microseconds()))
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return latencies[messages/10:], nil
 }
 
 // handshakes connects and hangs up.
@@ -392,7 +487,7 @@ func (l *load) handshakes() (result, error) {
 		}()
 	}
 	time.Sleep(warmUp)
-	m, err := newMeter(l.pid)
+	m, err := l.newMeter()
 	if err != nil {
 		return result{}, err
 	}
@@ -452,26 +547,24 @@ func (l *load) echoOnce(fds []int) error {
 			return err
 		}
 	}
-	for deadline := time.Now().Add(30 * time.Second); p.received < int64(len(fds)); {
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%d of %d echoes came", p.received, len(fds))
-		}
-		if err := p.turn(func(*peer, int) error { return nil }); err != nil {
-			return err
-		}
-	}
-	return nil
+	return p.runUntil(int64(len(fds)), nothing)
 }
 
 // settled has the server give back what it can and returns its memory when that no longer changes.
 func (l *load) settled() (int, error) {
 	last := 0
 	for range 40 {
-		syscall.Kill(l.pid, syscall.SIGUSR1)
+		now := 0
+		for _, n := range l.nodes {
+			syscall.Kill(n.pid, syscall.SIGUSR1)
+		}
 		time.Sleep(250 * time.Millisecond)
-		now, err := resident(l.pid)
-		if err != nil {
-			return 0, err
+		for _, n := range l.nodes {
+			size, err := resident(n.pid)
+			if err != nil {
+				return 0, err
+			}
+			now += size
 		}
 		if diff := now - last; diff < now/200 && -diff < now/200 {
 			return now, nil
@@ -513,7 +606,7 @@ func (l *load) each(n int, dial func(i int) (net.Conn, *bufio.Reader, error), ec
 		}()
 	}
 	time.Sleep(2 * warmUp)
-	m, err := newMeter(l.pid)
+	m, err := l.newMeter()
 	if err != nil {
 		return result{}, err
 	}
@@ -560,7 +653,7 @@ func (l *load) tls() (result, error) {
 	})
 }
 
-func (l *load) addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(l.port)) }
+func (l *load) addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(l.nodes[0].port)) }
 
 // upgradeOn performs the handshake on conn and returns the header of the answer.
 func upgradeOn(conn net.Conn, header string) (http.Header, *bufio.Reader, error) {

@@ -4,6 +4,10 @@
 // the other core. It speaks raw frames and compares every byte that comes back.
 //
 //	go run ./bench run
+//
+// The command cluster measures rooms on several nodes, each a process of its own, and what rooms cost in NATS:
+//
+//	go run ./bench cluster
 package main
 
 import (
@@ -21,6 +25,8 @@ func main() {
 	switch args := os.Args[2:]; os.Args[1] {
 	case "run":
 		err = runCommand(args)
+	case "cluster":
+		err = clusterCommand(args)
 	case "serve":
 		err = serveCommand(args)
 	case "load":
@@ -35,7 +41,8 @@ func main() {
 }
 
 func usage() {
-	fmt.Fprintln(os.Stderr, "usage: bench run [-rounds n] [-seconds s] [-servers a,b] [-workloads a,b] [-readme file [-section name]] [-svg file]")
+	fmt.Fprintln(os.Stderr, `usage: bench run [-rounds n] [-seconds s] [-servers a,b] [-workloads a,b] [-readme file] [-report file] [-svg file]
+       bench cluster [-rounds n] [-seconds s] [-servers a,b] [-nodes n] [-rooms n]`)
 	os.Exit(2)
 }
 

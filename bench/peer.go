@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -106,6 +107,30 @@ func (p *peers) runFor(d time.Duration, arrived func(c *peer, n int) error) erro
 		}
 	}
 	return nil
+}
+
+// runUntil serves the connections until so many messages were received in all.
+func (p *peers) runUntil(received int64, arrived func(c *peer, n int) error) error {
+	for deadline := time.Now().Add(30 * time.Second); p.received < received; {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%d of %d messages came", p.received, received)
+		}
+		if err := p.turn(arrived); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nothing is for messages after which none is sent.
+func nothing(*peer, int) error { return nil }
+
+// close hangs up all connections.
+func (p *peers) close() {
+	for _, c := range p.all {
+		unix.Close(c.fd)
+	}
+	unix.Close(p.epoll)
 }
 
 // turn serves the connections that have something.

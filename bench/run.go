@@ -76,6 +76,8 @@ type result struct {
 	After   float64 // the same after one echo
 	Refused float64 // clients that were not served
 	Threads int     // goroutines of an idle server
+	Broker  float64 // microseconds of the broker's CPU time a unit
+	Median  float64 // microseconds
 }
 
 func (b *bench) run() error {
@@ -109,58 +111,87 @@ func (b *bench) run() error {
 
 // measure runs one server under one load.
 func (b *bench) measure(w workload, s server) (r result, err error) {
-	cmd, err := s.command(w.name)
+	p, err := b.start(s, w.name, "", s.name)
 	if err != nil {
 		return r, err
 	}
+	defer end(p.cmd)
+	if r, err = b.load(w, s, 0, p); err != nil {
+		return r, err
+	}
+	for len(p.goroutines) > 0 {
+		r.Threads = <-p.goroutines
+	}
+	return r, nil
+}
+
+// A process is a server that was started.
+type process struct {
+	cmd        *exec.Cmd
+	port       string
+	goroutines chan int // what it says each time it has given back memory
+}
+
+// start starts a server. Its CPU profile, if one is wanted, is called by the workload and name.
+func (b *bench) start(s server, workload, broker, name string) (*process, error) {
+	cmd, err := s.command(workload, broker)
+	if err != nil {
+		return nil, err
+	}
 	if b.profile != "" {
-		cmd.Env = append(os.Environ(), "BENCH_PROFILE="+b.profile+"/"+w.name+"-"+s.name+".pprof")
+		cmd.Env = append(os.Environ(), "BENCH_PROFILE="+b.profile+"/"+workload+"-"+name+".pprof")
 	}
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
-		return r, err
+		return nil, err
 	}
 	cmd.Stderr = os.Stderr
 	if err := startOn(cmd, serverCore); err != nil {
-		return r, err
+		return nil, err
 	}
-	defer func() {
-		cmd.Process.Signal(unix.SIGTERM)
-		killed := time.AfterFunc(3*time.Second, func() { cmd.Process.Kill() })
-		cmd.Wait()
-		killed.Stop()
-	}()
 	lines := bufio.NewScanner(stdout)
 	if !lines.Scan() {
-		return r, errors.New("the server did not say where it listens")
+		end(cmd)
+		return nil, errors.New("the server did not say where it listens")
 	}
-	port := lines.Text()
-	goroutines := make(chan int, 16)
+	p := &process{cmd, lines.Text(), make(chan int, 16)}
 	go func() {
 		for lines.Scan() {
 			if n, ok := strings.CutPrefix(lines.Text(), "gc goroutines="); ok {
 				count, _ := strconv.Atoi(n)
-				goroutines <- count
+				p.goroutines <- count
 			}
 		}
 	}()
+	return p, nil
+}
 
+// end ends a process, and waits for that.
+func end(cmd *exec.Cmd) {
+	cmd.Process.Signal(unix.SIGTERM)
+	killed := time.AfterFunc(3*time.Second, func() { cmd.Process.Kill() })
+	cmd.Wait()
+	killed.Stop()
+}
+
+// load puts a load on the nodes of a server. broker is the process between them, or 0.
+func (b *bench) load(w workload, s server, broker int, nodes ...*process) (r result, err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return r, err
 	}
-	load := exec.Command(self, "load", w.name, s.name, port, strconv.Itoa(cmd.Process.Pid),
-		strconv.FormatFloat(b.seconds, 'f', -1, 64), strconv.Itoa(b.idle))
+	args := []string{"load", w.name, s.name, strconv.FormatFloat(b.seconds, 'f', -1, 64), strconv.Itoa(b.idle), strconv.Itoa(broker)}
+	for _, n := range nodes {
+		args = append(args, fmt.Sprintf("%s:%d", n.port, n.cmd.Process.Pid))
+	}
+	cmd := exec.Command(self, args...)
 	var out strings.Builder
-	load.Stdout, load.Stderr = &out, os.Stderr
-	if err := startOn(load, loadCore); err != nil {
+	cmd.Stdout, cmd.Stderr = &out, os.Stderr
+	if err := startOn(cmd, loadCore); err != nil {
 		return r, err
 	}
-	if err := load.Wait(); err != nil {
+	if err := cmd.Wait(); err != nil {
 		return r, err
-	}
-	for len(goroutines) > 0 {
-		r.Threads = <-goroutines
 	}
 	return r, json.Unmarshal([]byte(out.String()), &r)
 }

@@ -28,16 +28,18 @@ import (
 
 // A server is one of those that are compared. It echoes at /, and sends what comes at /broadcast to everybody there.
 type server struct {
-	name  string
-	about string
-	serve func(o options) error // nil: a program of its own
-	lacks []string              // workloads it has no part in
+	name   string
+	about  string
+	serve  func(o options) error // nil: a program of its own
+	lacks  []string              // workloads it has no part in
+	broker string                // what carries messages between its nodes: "nats", "redis", or "" for a single node
 }
 
 // options say what a server is measured with.
 type options struct {
 	deflate bool
 	tls     *tls.Config
+	broker  string // its address
 }
 
 // listen listens as most programs do, and tells where.
@@ -89,7 +91,7 @@ func (s *server) can(workload string) bool {
 var errNotInstalled = errors.New("not installed")
 
 // command returns the program that serves.
-func (s *server) command(workload string) (*exec.Cmd, error) {
+func (s *server) command(workload, broker string) (*exec.Cmd, error) {
 	switch s.name {
 	case "qt":
 		path, err := buildQt()
@@ -98,10 +100,10 @@ func (s *server) command(workload string) (*exec.Cmd, error) {
 		return bunCommand()
 	case "nbio":
 		path, err := buildNBIO()
-		return exec.Command(path, "serve", s.name, workload), err
+		return exec.Command(path, "serve", s.name, workload, broker), err
 	}
 	self, err := os.Executable()
-	return exec.Command(self, "serve", s.name, workload), err
+	return exec.Command(self, "serve", s.name, workload, broker), err
 }
 
 // bunCommand finds what npm ci has installed in the folder bun beside this file. The program is where npm puts it, or
@@ -161,7 +163,8 @@ func buildQt() (string, error) {
 // serveCommand is the server process: it prints its port, and on SIGUSR1 gives back what memory it can.
 func serveCommand(args []string) error {
 	name, workload := args[0], args[1]
-	i := slices.IndexFunc(servers, func(s server) bool { return s.name == name })
+	all := append(slices.Clip(servers), clusterServers...)
+	i := slices.IndexFunc(all, func(s server) bool { return s.name == name })
 	if i < 0 {
 		return fmt.Errorf("no server %q", name)
 	}
@@ -187,7 +190,7 @@ func serveCommand(args []string) error {
 			fmt.Printf("gc goroutines=%d\n", runtime.NumGoroutine())
 		}
 	}()
-	o := options{deflate: workload == "compressed"}
+	o := options{deflate: workload == "compressed", broker: args[2]}
 	if workload == "tls" || name == "foyer-http2" {
 		var err error
 		if o.tls, err = selfSigned(); err != nil {
@@ -197,7 +200,7 @@ func serveCommand(args []string) error {
 	if name == "nbio" {
 		return nbio(o)
 	}
-	return servers[i].serve(o)
+	return all[i].serve(o)
 }
 
 // raiseFileLimit lets the process open as many files as it may, which root can extend, and returns how many that is.

@@ -48,7 +48,7 @@ func (l *load) storm() (result, error) {
 	if l.http2 {
 		workers, work = stormSessions, s.visitorsHTTP2
 	}
-	m, err := newMeter(l.pid)
+	m, err := l.newMeter()
 	if err != nil {
 		return result{}, err
 	}

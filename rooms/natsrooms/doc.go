@@ -17,7 +17,7 @@
 //	rooms.log.<room>      what is published in a room: the subjects of the stream
 //	rooms.room.<room>.m   the same when the stream has it (RePublish), or at once with Core
 //	rooms.room.<room>.t   transient messages
-//	rooms.room.<room>.p   who has come and gone
+//	rooms.room.<room>.p   joins and leaves
 //	rooms.node            each process says every 5 s that it is there
 //	rooms.node.<process>  what one process asks of another
 //

@@ -20,8 +20,7 @@ import (
 // TestJoiningWhileOthersPublish opens rooms here while messages are published elsewhere. Whoever comes back gets each once.
 func TestJoiningWhileOthersPublish(t *testing.T) {
 	t.Parallel()
-	s := runServer(t, t.TempDir())
-	a, b := newNode(t, connect(t, s), JetStream, Options{}), newNode(t, connect(t, s), JetStream, Options{})
+	_, a, b := twoNodes(t, JetStream, Options{})
 	publish(t, a, "before", "something")
 	many := 200
 	if testing.Short() {
@@ -85,9 +84,8 @@ func TestRemovedMessages(t *testing.T) {
 // TestRemovedForOthers has the stream remove messages that did not get through here, because of what other rooms publish.
 func TestRemovedForOthers(t *testing.T) {
 	t.Parallel()
-	s := runServer(t, t.TempDir())
 	o := Options{MaxBytes: 20_000}
-	a, b := newNode(t, connect(t, s), JetStream, o), newNode(t, connect(t, s), JetStream, o)
+	_, a, b := twoNodes(t, JetStream, o)
 	c, _, _ := b.join(t, "x", rooms.JoinOptions{})
 	publish(t, a, "x", "m1")
 	expect(t, c, "m1")
@@ -122,7 +120,7 @@ func TestNewestMessageIsDeleted(t *testing.T) {
 	a.join(t, "x", rooms.JoinOptions{History: 50})
 }
 
-// TestRoomOpenedAfterTheStreamWasDeleted makes it anew.
+// TestRoomOpenedAfterTheStreamWasDeleted creates it again.
 func TestRoomOpenedAfterTheStreamWasDeleted(t *testing.T) {
 	t.Parallel()
 	s := runServer(t, t.TempDir())
@@ -209,8 +207,7 @@ func TestChangeThatGetsLost(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
-	s := runServer(t, t.TempDir())
-	a, b := newNode(t, connect(t, s), Core, Options{}), newNode(t, connect(t, s), Core, Options{})
+	_, a, b := twoNodes(t, Core, Options{})
 	var r record
 	c, err := a.backend.Open(t.Context(), "x", &record{})
 	if err != nil {
@@ -284,8 +281,7 @@ func TestManyLongNames(t *testing.T) {
 // TestAskedOnce has a change get lost in a room where much happens.
 func TestAskedOnce(t *testing.T) {
 	t.Parallel()
-	s := runServer(t, t.TempDir())
-	a, b := newNode(t, connect(t, s), Core, Options{}), newNode(t, connect(t, s), Core, Options{})
+	s, a, b := twoNodes(t, Core, Options{})
 	var r record
 	if _, err := b.backend.Open(t.Context(), "x", &r); err != nil {
 		t.Fatal(err)

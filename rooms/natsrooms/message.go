@@ -36,7 +36,7 @@ type about struct {
 	Key      string    `json:"key,omitempty"`
 	Info     string    `json:"info,omitempty"`
 	Replaces string    `json:"replaces,omitempty"`
-	Node     string    `json:"node,omitempty"` // who has sent it, where that matters
+	Node     string    `json:"node,omitempty"` // the process that has sent it, where that matters
 	Time     time.Time `json:"time,omitzero"`  // where no stream gives it one
 }
 

@@ -73,6 +73,13 @@ func newNode(t testing.TB, nc *nats.Conn, make func(*nats.Conn, ...Options) *Bac
 	return n
 }
 
+// twoNodes returns two nodes on a server.
+func twoNodes(t testing.TB, make func(*nats.Conn, ...Options) *Backend, o Options) (s *server.Server, a, b *node) {
+	t.Helper()
+	s = runServer(t, t.TempDir())
+	return s, newNode(t, connect(t, s), make, o), newNode(t, connect(t, s), make, o)
+}
+
 // numbered is for Hub.Encode.
 func numbered(m *rooms.Message) (foyer.MessageType, []byte) {
 	switch m.Kind {
@@ -152,8 +159,7 @@ func TestTwoNodes(t *testing.T) {
 	for name, make := range backends {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := runServer(t, t.TempDir())
-			a, b := newNode(t, connect(t, s), make, Options{}), newNode(t, connect(t, s), make, Options{})
+			_, a, b := twoNodes(t, make, Options{})
 			const room = "a room. *with* > everything/ä%2E+"
 			alice, one, _ := a.join(t, room, rooms.JoinOptions{Key: "alice"})
 			bob, two, _ := b.join(t, room, rooms.JoinOptions{Key: "bob"})
@@ -202,8 +208,7 @@ func TestNamesAreReversible(t *testing.T) {
 // TestCore stores nothing, and says so.
 func TestCore(t *testing.T) {
 	t.Parallel()
-	s := runServer(t, t.TempDir())
-	a, b := newNode(t, connect(t, s), Core, Options{}), newNode(t, connect(t, s), Core, Options{})
+	_, a, b := twoNodes(t, Core, Options{})
 	if p := publish(t, a, "x", "m1"); p != (rooms.Position{}) {
 		t.Error(p)
 	}
@@ -331,8 +336,7 @@ func (n *node) deaf(t testing.TB, room string, f func()) {
 // TestGapsAreFilled is for messages that did not get through.
 func TestGapsAreFilled(t *testing.T) {
 	t.Parallel()
-	s := runServer(t, t.TempDir())
-	a, b := newNode(t, connect(t, s), JetStream, Options{}), newNode(t, connect(t, s), JetStream, Options{})
+	_, a, b := twoNodes(t, JetStream, Options{})
 	c, _, _ := b.join(t, "x", rooms.JoinOptions{})
 	publish(t, a, "x", "m1")
 	expect(t, c, "m1")
@@ -362,9 +366,8 @@ func TestGapsAreFilled(t *testing.T) {
 // TestLossIsTold is for a gap whose messages are not in the stream any more.
 func TestLossIsTold(t *testing.T) {
 	t.Parallel()
-	s := runServer(t, t.TempDir())
 	o := Options{MaxMessages: 10}
-	a, b := newNode(t, connect(t, s), JetStream, o), newNode(t, connect(t, s), JetStream, o)
+	_, a, b := twoNodes(t, JetStream, o)
 	c, _, _ := b.join(t, "x", rooms.JoinOptions{})
 	at := publish(t, a, "x", "m1")
 	expect(t, c, "m1")
@@ -386,9 +389,8 @@ func TestLossIsTold(t *testing.T) {
 // before it.
 func TestExpiredHistory(t *testing.T) {
 	t.Parallel()
-	s := runServer(t, t.TempDir())
 	o := Options{MaxAge: 200 * time.Millisecond}
-	a, b := newNode(t, connect(t, s), JetStream, o), newNode(t, connect(t, s), JetStream, o)
+	s, a, b := twoNodes(t, JetStream, o)
 	c, _, _ := b.join(t, "x", rooms.JoinOptions{})
 	at := publish(t, a, "x", "m0")
 	publish(t, a, "x", "m1")
@@ -419,8 +421,7 @@ func TestExpiredHistory(t *testing.T) {
 // TestStreamThatIsMadeAnew has another epoch, also if it has as many messages.
 func TestStreamThatIsMadeAnew(t *testing.T) {
 	t.Parallel()
-	s := runServer(t, t.TempDir())
-	a, b := newNode(t, connect(t, s), JetStream, Options{}), newNode(t, connect(t, s), JetStream, Options{})
+	s, a, b := twoNodes(t, JetStream, Options{})
 	c, _, _ := b.join(t, "x", rooms.JoinOptions{})
 	at := publish(t, a, "x", texts(1, 5)...)
 	expect(t, c, texts(1, 5)...)
@@ -660,8 +661,7 @@ func TestPresenceOfFiveNodes(t *testing.T) {
 // TestPresenceThatWasMissed has changes get lost.
 func TestPresenceThatWasMissed(t *testing.T) {
 	t.Parallel()
-	s := runServer(t, t.TempDir())
-	a, b := newNode(t, connect(t, s), Core, Options{}), newNode(t, connect(t, s), Core, Options{})
+	_, a, b := twoNodes(t, Core, Options{})
 	var r record
 	c, err := a.backend.Open(t.Context(), "x", &record{})
 	if err != nil {

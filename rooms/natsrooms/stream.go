@@ -171,11 +171,11 @@ func (s *stream) begin(info *jetstream.StreamInfo) (other bool) {
 	return other
 }
 
-// reset tells that rooms begin anew.
+// reset logs that rooms start again from nothing.
 func (s *stream) reset(info *jetstream.StreamInfo) {
 	b := s.backend
 	b.stats.reset.Add(1)
-	b.log.Error("natsrooms: the stream is another than before, or has lost its end: rooms begin anew", "stream", b.o.Stream, "created", info.Created)
+	b.log.Error("natsrooms: the stream is another than before, or has lost its end: rooms start again from nothing", "stream", b.o.Stream, "created", info.Created)
 }
 
 // epochOf returns a name for the stream that no other one with its name has had.

@@ -27,6 +27,9 @@ import (
 // TestCluster kills a node, and the only NATS server, while clients listen and others publish. The other faults of ./cluster take
 // longer.
 func TestCluster(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
 	binary := filepath.Join(t.TempDir(), "cluster")
 	if out, err := exec.Command("go", "build", "-o", binary, "./cluster").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

@@ -76,7 +76,11 @@ func serve(ctx context.Context, l net.Listener, backend *node) {
 		writeJSON(w, hub.Room(r.PathValue("room")).Members())
 	})
 	mux.HandleFunc("GET /admin/rooms", func(w http.ResponseWriter, r *http.Request) { writeJSON(w, counts(hub)) })
-	mux.HandleFunc("GET /ready", backend.ready)
+	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, r *http.Request) {
+		if err := backend.ready(r.Context()); err != nil || ctx.Err() != nil { // it is about to stop
+			http.Error(w, "not ready", http.StatusServiceUnavailable)
+		}
+	})
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.Header().Set("Content-Security-Policy", "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; base-uri 'none'")

@@ -1,9 +1,9 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"net"
-	"net/http"
 	"os"
 	"strconv"
 	"time"
@@ -66,14 +66,12 @@ func (n *node) rooms() rooms.Backend {
 	return n.backend
 }
 
-// ready tells a load balancer whether the node can serve.
-func (n *node) ready(w http.ResponseWriter, r *http.Request) {
+// ready returns nil if the node can serve.
+func (n *node) ready(ctx context.Context) error {
 	if n == nil {
-		return
+		return nil
 	}
-	if err := n.backend.Ready(r.Context()); err != nil {
-		http.Error(w, "not ready", http.StatusServiceUnavailable)
-	}
+	return n.backend.Ready(ctx)
 }
 
 func (n *node) close() {

@@ -72,7 +72,11 @@ func TestCloseDuringAWriter(t *testing.T) {
 	besideOthers(t)
 	h := closeHandler(t, &Handler{})
 	addr := serveRaw(t, h)
-	for i := range 300 {
+	times := 300
+	if testing.Short() {
+		times = 100
+	}
+	for i := range times {
 		c, _, err := Dial(t.Context(), "ws://"+addr, &DialOptions{MaxMessageSize: -1})
 		if err != nil {
 			t.Fatal(err)

@@ -157,6 +157,9 @@ var middlewares = []struct {
 
 // TestRouters mounts a Handler in every router behind every middleware. It prints a table.
 func TestRouters(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	table := []string{"", "| router | middleware | HTTP/1.1 | HTTP/2 |", "| --- | --- | --- | --- |"}
 	for _, name := range slices.Sorted(maps.Keys(routers)) {
 		for _, m := range middlewares {

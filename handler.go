@@ -72,7 +72,7 @@ type Handler struct {
 	// Default: 64 MiB.
 	CompressionMemory int64
 
-	// CompressionLevel is 1 (fastest) to 9; smaller windows than 32 KiB ignore it. Default: 3.
+	// CompressionLevel is 1 (fastest) to 9, others panic; smaller windows than 32 KiB ignore it. Default: 3.
 	CompressionLevel int
 
 	// CompressionThreshold is the length in bytes from which messages are compressed. Default: 128.

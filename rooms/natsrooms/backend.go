@@ -21,8 +21,8 @@ import (
 type WhenDown int
 
 const (
-	// Refuse makes Publish and the opening of a room fail with rooms.ErrUnavailable: with Core at once, with JetStream after
-	// PublishTimeout. Members stay; those that were away find out when NATS is back what they have missed.
+	// Refuse makes Publish and the opening of a room fail with rooms.ErrUnavailable: Publish with Core at once, with JetStream
+	// after PublishTimeout; opening after two seconds. Members stay, and get what they have missed when NATS is back.
 	Refuse WhenDown = iota
 	// Local goes on with the members of this process: what is published reaches them at once as a transient message, is not
 	// stored, and never reaches other processes.
@@ -40,10 +40,9 @@ type Options struct {
 	// Logger receives what goes wrong without a caller to tell. Nil means slog.Default().
 	Logger *slog.Logger
 
-	// The rest is for JetStream.
-
-	// Stream is the name of the stream. "" means the Prefix, with hyphens for dots. If there is no such stream, it is created
-	// with what follows; an existing one must have RePublish and AllowDirect as that would have.
+	// Stream is the name of the stream, for JetStream, as is all that follows. "" means the Prefix, with hyphens for dots. If
+	// there is no such stream, it is created with what follows; an existing one must have RePublish and AllowDirect as that
+	// would have, and keeps its own limits.
 	Stream string
 
 	// Replicas is on how many servers the stream is. 0 means 1, which loses messages if that server loses its disk.
@@ -53,17 +52,20 @@ type Options struct {
 	Memory bool
 
 	// MaxAge is how long messages are kept, and MaxMessages how many of each room. 0 means one hour and 1,000. MaxBytes limits the
-	// whole stream; the oldest messages of all rooms go first. 0 means 1 GiB.
+	// whole stream; the oldest messages of all rooms go first. 0 means 1 GiB. MaxMessages and MaxBytes of -1 mean no
+	// limit; a negative MaxAge is refused by the server.
 	MaxAge      time.Duration
 	MaxMessages int
 	MaxBytes    int64
 
 	// PublishTimeout is how long Publish tries to have a message acknowledged. 0 means 10 seconds, which is enough for the
-	// election of a new leader. When it gives up, the message may have been stored all the same.
+	// election of a new leader. When it gives up, the message may have been stored all the same. For a stream that exists, it
+	// must be shorter than its duplicate window, or a message may be stored twice.
 	PublishTimeout time.Duration
 }
 
-// A Backend is a rooms.Backend on NATS. It is for one Hub. Close it after Hub.Shutdown.
+// A Backend is a rooms.Backend on NATS. It is for one Hub. All methods are safe for concurrent use. Close it after
+// Hub.Shutdown.
 type Backend struct {
 	nc      *nats.Conn
 	o       Options

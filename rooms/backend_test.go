@@ -228,6 +228,7 @@ func TestComingBackToANewMachine(t *testing.T) {
 				hub.Room("x").Publish(t.Context(), foyer.Text, []byte("m301"))
 				hear(t, client)
 				got := rest(t, client)
+				synctest.Wait() // the socket is closing once the close frame was sent
 				last := got[len(got)-1]
 				switch {
 				case forgotten == 0 && (len(got) != 301 || last != "stream-903 m301"):

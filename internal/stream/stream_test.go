@@ -141,6 +141,7 @@ func TestStreamDeadline(t *testing.T) {
 			t.Error(err, time.Since(begin))
 		}
 		io.WriteString(out, "late")
+		synctest.Wait() // until it was read ahead
 		if n, err := s.Read(make([]byte, 10)); n != 4 || err != nil {
 			t.Error("what has come can be read all the same:", n, err)
 		}

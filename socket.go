@@ -15,7 +15,7 @@ import (
 // A MessageType is an opcode (RFC 6455 section 11.8).
 type MessageType int
 
-// The states of a Socket, in order.
+// The types of a message.
 const (
 	Text   MessageType = MessageType(frame.Text)   // UTF-8
 	Binary MessageType = MessageType(frame.Binary) // anything

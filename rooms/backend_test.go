@@ -481,33 +481,35 @@ func (c *lateChannel) History(context.Context, Position, int) ([]*Message, bool,
 
 // TestManyLeaveAtOnce has a process go with most of the users. The others can read all of that.
 func TestManyLeaveAtOnce(t *testing.T) {
-	backend := &store{}
-	hub := Hub{Backend: backend, Encode: JSON}
-	client, server := foyertest.Pair(t, &foyer.Handler{})
-	if _, err := hub.Room("x").Join(t.Context(), server, JoinOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	const users = 6000
-	heard := make(chan map[string]int, 1)
-	go func() {
-		all := map[string]int{}
-		for all["joined"] < users || all["left"] < users {
-			var e event1
-			if foyer.ReadJSON(t.Context(), client, &e) != nil {
-				break
-			}
-			all[e.Type]++
+	synctest.Test(t, func(t *testing.T) { // time passes only once the client has read
+		backend := &store{}
+		hub := Hub{Backend: backend, Encode: JSON}
+		client, server := foyertest.Pair(t, &foyer.Handler{})
+		if _, err := hub.Room("x").Join(t.Context(), server, JoinOptions{}); err != nil {
+			t.Fatal(err)
 		}
-		heard <- all
-	}()
-	var there []Presence
-	for i := range users {
-		there = append(there, Presence{fmt.Sprint("user", i), "somebody", 1})
-	}
-	backend.sinks["x"].Present("b", there, true)
-	backend.sinks["x"].Present("b", there, true) // nothing changes
-	backend.sinks["x"].Present("b", nil, true)
-	if got := <-heard; got["joined"] != users || got["left"] != users {
-		t.Error(got, server.Err())
-	}
+		const users = 6000
+		heard := make(chan map[string]int, 1)
+		go func() {
+			all := map[string]int{}
+			for all["joined"] < users || all["left"] < users {
+				var e event1
+				if foyer.ReadJSON(t.Context(), client, &e) != nil {
+					break
+				}
+				all[e.Type]++
+			}
+			heard <- all
+		}()
+		var there []Presence
+		for i := range users {
+			there = append(there, Presence{fmt.Sprint("user", i), "somebody", 1})
+		}
+		backend.sinks["x"].Present("b", there, true)
+		backend.sinks["x"].Present("b", there, true) // nothing changes
+		backend.sinks["x"].Present("b", nil, true)
+		if got := <-heard; got["joined"] != users || got["left"] != users {
+			t.Error(got, server.Err())
+		}
+	})
 }

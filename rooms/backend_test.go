@@ -505,9 +505,13 @@ func TestManyLeaveAtOnce(t *testing.T) {
 		for i := range users {
 			there = append(there, Presence{fmt.Sprint("user", i), "somebody", 1})
 		}
+		begin := time.Now()
 		backend.sinks["x"].Present("b", there, true)
 		backend.sinks["x"].Present("b", there, true) // nothing changes
 		backend.sinks["x"].Present("b", nil, true)
+		if waited := time.Since(begin); waited != 0 {
+			t.Error("the Backend had to wait", waited)
+		}
 		if got := <-heard; got["joined"] != users || got["left"] != users {
 			t.Error(got, server.Err())
 		}

@@ -36,12 +36,6 @@ func (r *Room) PublishMessage(ctx context.Context, m *Message) (Position, error)
 	return room.publish(ctx, m)
 }
 
-// A Presence is somebody who is in a room.
-type Presence struct {
-	Key, Info string
-	Sockets   int // with this key
-}
-
 // Members returns who is in the room, in all processes, in the order of their keys. Members without a key are not among
 // them. A room that was just opened here hears a moment later who is elsewhere.
 func (r *Room) Members() []Presence {
@@ -105,13 +99,9 @@ type room struct {
 	nameless int                       // members without a key, here
 	nodes    map[string]map[string]int // sockets elsewhere, by process and key
 	away     int                       // the sum of them
+	coming   []arrivals                // who comes and goes elsewhere, of which the members were not told yet
+	telling  bool                      // they are being told
 	streams  map[chan struct{}]bool    // of Events; each is told that there is something
-}
-
-// A presence is a Presence with the part of its sockets that is here.
-type presence struct {
-	Presence
-	here int
 }
 
 func newRoom(h *Hub, name string) *room {
@@ -198,74 +188,6 @@ func (s *sink) Deliver(m *Message) {
 	r.add(m)
 }
 
-// presentAtOnce is how many users come or go before members are sent that, and presencePause how long they may then take to
-// read: a process with thousands of members that is lost must not make the others too slow.
-const (
-	presentAtOnce = 200
-	presencePause = 5 * time.Millisecond
-)
-
-// Present implements Sink.
-func (s *sink) Present(node string, users []Presence, all bool) {
-	r := (*room)(s)
-	if all {
-		users = append(slices.Clip(users), r.others(node, users)...)
-	}
-	for len(users) > 0 {
-		part := users[:min(len(users), presentAtOnce)]
-		users = users[len(part):]
-		if r.setAway(node, part) {
-			r.flush()
-		}
-		if len(users) > 0 {
-			time.Sleep(presencePause)
-		}
-	}
-}
-
-// others returns those who are in the room in another process as far as is known here, and not among users, with no
-// sockets.
-func (r *room) others(node string, users []Presence) (gone []Presence) {
-	there := make(map[string]bool, len(users))
-	for _, p := range users {
-		there[p.Key] = true
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for key := range r.nodes[node] {
-		if !there[key] {
-			gone = append(gone, Presence{Key: key})
-		}
-	}
-	return gone
-}
-
-// setAway sets how many sockets users have in another process, and reports whether members are to be told.
-func (r *room) setAway(node string, users []Presence) (announced bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	there := r.nodes[node]
-	if there == nil {
-		if r.nodes == nil {
-			r.nodes = make(map[string]map[string]int)
-		}
-		there = make(map[string]int)
-		r.nodes[node] = there
-	}
-	for _, p := range users {
-		d := p.Sockets - there[p.Key]
-		if there[p.Key] = p.Sockets; p.Sockets == 0 {
-			delete(there, p.Key)
-		}
-		r.away += d
-		announced = r.count(p.Key, p.Info, d) || announced
-	}
-	if len(there) == 0 {
-		delete(r.nodes, node)
-	}
-	return announced
-}
-
 // Flush implements Sink.
 func (s *sink) Flush() { (*room)(s).flush() }
 
@@ -289,56 +211,6 @@ func (r *room) snapshot(members []*Member) []*Member {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return append(members, r.members...)
-}
-
-// announce tells the members that a user has come or gone. The caller has r.mu, so that the order is that of the comings
-// and goings, and flushes after that.
-func (r *room) announce(kind Kind, key, info string) {
-	r.add(&Message{Kind: kind, Room: r.name, Key: key, Info: info, Time: time.Now()})
-}
-
-// count changes the number of a user's sockets, and announces the first and the end of the last. The caller has r.mu, and
-// flushes if it returns true.
-func (r *room) count(key, info string, d int) (announced bool) {
-	if key == "" || d == 0 {
-		return false
-	}
-	p := r.present[key]
-	if p == nil {
-		if r.present == nil {
-			r.present = make(map[string]*presence)
-		}
-		p = &presence{Presence: Presence{Key: key, Info: info}}
-		r.present[key] = p
-	}
-	p.Sockets += d
-	switch p.Sockets {
-	case 0:
-		delete(r.present, key)
-		r.announce(Left, key, p.Info)
-		return true
-	case d:
-		r.announce(Joined, key, p.Info)
-		return true
-	}
-	return false
-}
-
-// countHere is count for a member, of which the Backend is told. The caller has r.mu.
-func (r *room) countHere(m *Member, d int) (announced bool) {
-	if m.key == "" {
-		r.nameless += d
-		r.channel.Present(Presence{Sockets: r.nameless})
-		return false
-	}
-	announced = r.count(m.key, m.info, d)
-	here := 0
-	if p := r.present[m.key]; p != nil {
-		p.here += d
-		here = p.here
-	}
-	r.channel.Present(Presence{m.key, m.info, here})
-	return announced
 }
 
 // depart removes a member, and announces its user if that is not there any more. The caller flushes if it returns true.

@@ -59,7 +59,8 @@ func TestEventsUnderFire(t *testing.T) {
 	}
 }
 
-// TestSlowCallbackDelaysItsOwnSocketOnly measures what the others notice: by the 99th percentile at most 5 ms.
+// TestSlowCallbackDelaysItsOwnSocketOnly measures what the others notice: by the 99th percentile at most 5 ms, or on a busy machine
+// at most three times what they wait for without it.
 func TestSlowCallbackDelaysItsOwnSocketOnly(t *testing.T) {
 	slow(t)
 	slow := map[string]func(time.Duration){
@@ -74,19 +75,21 @@ func TestSlowCallbackDelaysItsOwnSocketOnly(t *testing.T) {
 			continue // the others have to share the processor
 		}
 		t.Run(name, func(t *testing.T) {
-			var p99 time.Duration
+			var without, with time.Duration
 			for range 5 { // a busy machine may spoil one
-				if p99 = delayOfOthers(t, wait); p99 <= 5*time.Millisecond {
+				if without, with = delayOfOthers(t, wait); with <= max(5*time.Millisecond, 3*without) {
 					return
 				}
 			}
-			t.Errorf("the others waited for %v", p99)
+			t.Errorf("the others waited for %v, and without it for %v", with, without)
 		})
 	}
 }
 
-func delayOfOthers(t *testing.T, wait func(time.Duration)) time.Duration {
+// delayOfOthers returns the 99th percentile of what other sockets wait for, without and with a callback that takes a second.
+func delayOfOthers(t *testing.T, wait func(time.Duration)) (without, with time.Duration) {
 	h := closeHandler(t, &Handler{})
+	defer h.Close()
 	addr := serveRaw(t, h)
 	begun, ended := make(chan struct{}), make(chan struct{})
 	listenAll(h, Events{Message: func(s *Socket, typ MessageType, p []byte) {
@@ -101,18 +104,25 @@ func delayOfOthers(t *testing.T, wait func(time.Duration)) time.Duration {
 	for range 16 {
 		others = append(others, dial(t, addr, nil))
 	}
+	soon := make(chan struct{})
+	time.AfterFunc(300*time.Millisecond, func() { close(soon) })
+	without = p99OfEchoes(t, others, soon)
 	dial(t, addr, nil).WriteMessage(websocket.TextMessage, []byte("slow"))
 	<-begun
+	return without, p99OfEchoes(t, others, ended)
+}
+
+// p99OfEchoes measures until end is closed.
+func p99OfEchoes(t *testing.T, conns []*websocket.Conn, end <-chan struct{}) time.Duration {
 	var took []time.Duration
 	for i := 0; ; i++ {
 		select {
-		case <-ended:
+		case <-end:
 			slices.Sort(took)
-			h.Close()
 			return took[len(took)*99/100]
 		default:
 		}
-		c := others[i%len(others)]
+		c := conns[i%len(conns)]
 		begin := time.Now()
 		c.WriteMessage(websocket.TextMessage, []byte("quick"))
 		if _, _, err := c.ReadMessage(); err != nil {

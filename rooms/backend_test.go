@@ -517,3 +517,30 @@ func TestManyLeaveAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// TestWrongClocks has messages of processes whose clocks are wrong, by hours. They age where they arrive.
+func TestWrongClocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		backend := &store{}
+		hub := Hub{Backend: backend, HistoryAge: time.Minute}
+		_, server := foyertest.Pair(t, &foyer.Handler{})
+		m, err := hub.Room("x").Join(t.Context(), server, JoinOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, wrong := range []time.Duration{-5 * time.Hour, 5 * time.Hour} {
+			backend.sinks["x"].Deliver(&Message{Room: "x", Position: Position{"stream", uint64(i + 1)}, Type: foyer.Text, Data: []byte("hi"), Time: time.Now().Add(wrong)})
+		}
+		kept := &hub.existing("x").ring
+		time.Sleep(55 * time.Second)
+		if n := kept.history(); n != 2 {
+			t.Errorf("%d messages after 55 seconds", n)
+		}
+		time.Sleep(10 * time.Second)
+		if n := kept.history(); n != 0 {
+			t.Errorf("%d messages after 65 seconds", n)
+		}
+		m.Leave()
+		hub.Shutdown(t.Context())
+	})
+}

@@ -163,10 +163,12 @@ func (r *room) prepare(m *Message) (prepared *foyer.Prepared) {
 	return prepared
 }
 
-// add adds a message to the ring.
+// add adds a message to the ring, where it begins to age: the clock of whoever published it may be wrong, or have been set.
 func (r *room) add(m *Message) {
 	h := r.hub
-	total := h.bytes.Add(int64(r.ring.append(r.encode(m), h.set.messages, h.set.bytes)))
+	e := r.encode(m)
+	e.time = time.Now()
+	total := h.bytes.Add(int64(r.ring.append(e, h.set.messages, h.set.bytes)))
 	for total > h.set.memory {
 		shrunk := r.ring.dropSome()
 		if shrunk == 0 {

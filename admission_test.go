@@ -252,6 +252,34 @@ func TestWaitingAcceptIsAProgramThatTakes(t *testing.T) {
 	}
 }
 
+// TestAcceptThatWasGivenASocketTakes though its goroutine does not get the processor for long.
+func TestAcceptThatWasGivenASocketTakes(t *testing.T) {
+	var p pool
+	p.limit(1)
+	p.begin()
+	ended := make(chan error)
+	go func() { _, err := p.take(t.Context()); ended <- err }()
+	var taker chan *Socket
+	eventually(t, "the call to wait", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if len(p.takers) == 1 {
+			taker, p.takers[0] = p.takers[0], make(chan *Socket, 1) // which the call does not see
+		}
+		return taker != nil
+	})
+	p.reserve()
+	p.fill(&Socket{})
+	long := time.Now().Add(time.Hour)
+	if !p.taking(long) {
+		t.Error("the call has not returned")
+	}
+	taker <- &Socket{}
+	if err := <-ended; err != nil || p.taking(long) {
+		t.Error("the call has returned", err)
+	}
+}
+
 func TestHandshakeTimeoutEndsTheWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var last lastError

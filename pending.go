@@ -30,6 +30,7 @@ type pool struct {
 	reserved  int            // places held by handshakes that answer
 	sockets   []*Socket      // places held by sockets
 	takers    []chan *Socket // calls that wait for a socket, or for nil at the end; empty while sockets wait
+	handed    int            // sockets that were given to such calls, which have not returned yet
 	consumers []*consumer    // functions that get every socket at once; while there are some, no place is needed
 	waiters   []*waiter      // handshakes that wait for a place; empty while there is one
 	began     time.Time      // the first handshake
@@ -95,7 +96,7 @@ func (p *pool) room() bool {
 
 // taking reports whether the program takes its sockets.
 func (p *pool) taking(now time.Time) bool {
-	return len(p.takers) > 0 || len(p.consumers) > 0 || now.Sub(p.took) < takingGrace || now.Sub(p.began) < takingGrace
+	return len(p.takers)+p.handed > 0 || len(p.consumers) > 0 || now.Sub(p.took) < takingGrace || now.Sub(p.began) < takingGrace
 }
 
 // reserve takes a place, and reports whether there was one.
@@ -216,6 +217,7 @@ func (p *pool) fill(s *Socket) bool {
 	case len(p.takers) > 0:
 		p.takers[0] <- s // has room for one
 		p.takers = slices.Delete(p.takers, 0, 1)
+		p.handed++
 		p.took = time.Now()
 	case len(p.consumers) > 0:
 		p.consume(s)
@@ -282,7 +284,16 @@ func (p *pool) take(ctx context.Context) (*Socket, error) {
 	if s == nil {
 		return nil, ErrClosed
 	}
+	p.tookOver()
 	return s, nil
+}
+
+// tookOver notes that a call has the socket that was given to it. On a busy machine that takes a while.
+func (p *pool) tookOver() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.handed--
+	p.took = time.Now()
 }
 
 // stopTaking ends the wait of taker. It reports false when it has been served already.

@@ -22,15 +22,39 @@ import (
 	"github.com/foyerws/foyer/e2e/line"
 )
 
+// tools are the programs that are run, and a folder for all files.
+type tools struct {
+	folder     string
+	node, nats string
+	jumping    bool // these have clocks that can jump
+}
+
+func findTools(folder string) (*tools, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	out, err := exec.Command("go", "tool", "-n", "nats-server").CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("nats-server: %w\n%s", err, out)
+	}
+	return &tools{folder, self, strings.TrimSpace(string(out)), false}, nil
+}
+
 // A cluster is NATS servers, and nodes with members.
 type cluster struct {
+	*tools
+	fault   *fault
 	folder  string
+	wires   *wires // nil if there are lines
 	servers []*server
 	nodes   []*process
 	addrs   []string // of the nodes
 
 	mu   sync.Mutex // guards:
 	down map[int]bool
+
+	processes int // so far
 }
 
 // A server is a NATS server, with lines to the others that can be cut.
@@ -40,42 +64,38 @@ type server struct {
 	lines []*line.Line
 }
 
-var natsServer = sync.OnceValues(func() (string, error) {
-	out, err := exec.Command("go", "tool", "-n", "nats-server").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("nats-server: %w\n%s", err, out)
-	}
-	return strings.TrimSpace(string(out)), nil
-})
-
 // start starts servers and three nodes. Each node knows all servers, or only its own.
-func start(servers int, apart bool) (c *cluster, err error) {
-	folder, err := os.MkdirTemp("", "foyer-cluster")
+func start(t *tools, f *fault) (c *cluster, err error) {
+	folder, err := os.MkdirTemp(t.folder, "cluster")
 	if err != nil {
 		return nil, err
 	}
-	c = &cluster{folder: folder, down: make(map[int]bool)}
+	c = &cluster{tools: t, fault: f, folder: folder, down: make(map[int]bool)}
 	defer func() {
 		if err != nil {
 			c.stop()
 		}
 	}()
-	if err := c.startNATS(servers); err != nil {
-		return nil, err
+	if f.wired {
+		if c.wires, err = layWires(f.servers); err != nil {
+			return nil, err
+		}
 	}
-	self, err := os.Executable()
-	if err != nil {
+	if err := c.startNATS(f.servers); err != nil {
 		return nil, err
 	}
 	for i := range 3 {
 		var urls []string
 		for k, s := range c.servers {
-			if !apart || k == i {
+			if !f.apart || k == i {
 				urls = append(urls, s.url)
 			}
 		}
 		addr := "127.0.0.1:" + freePort()
-		n := &process{name: self, args: []string{"node", "-addr", addr, "-nats", strings.Join(urls, ","), "-replicas", fmt.Sprint(servers)}}
+		n, err := c.process(t.node, "node", "-addr", addr, "-nats", strings.Join(urls, ","), "-replicas", fmt.Sprint(f.servers))
+		if err != nil {
+			return nil, err
+		}
 		if err := n.start(); err != nil {
 			return nil, err
 		}
@@ -89,44 +109,73 @@ func start(servers int, apart bool) (c *cluster, err error) {
 	return c, nil
 }
 
+// process prepares a process, which has a clock of its own.
+func (c *cluster) process(name string, args ...string) (*process, error) {
+	c.processes++
+	p := &process{name: name, args: args, clock: clock(filepath.Join(c.folder, fmt.Sprintf("clock%d", c.processes)))}
+	return p, p.clock.jump(0)
+}
+
 func (c *cluster) startNATS(servers int) error {
-	binary, err := natsServer()
-	if err != nil {
-		return err
-	}
-	var routes []string // addresses of the servers, for the others
-	for range servers {
-		routes = append(routes, "127.0.0.1:"+freePort())
+	var listen, routes []string // addresses for clients, and for the other servers
+	for i := range servers {
+		if c.wires != nil {
+			listen, routes = append(listen, clientHost(i)+":4222"), append(routes, routeHost(i)+":6222")
+		} else {
+			listen, routes = append(listen, "127.0.0.1:"+freePort()), append(routes, "127.0.0.1:"+freePort())
+		}
 	}
 	for i := range servers {
-		s := &server{url: "nats://127.0.0.1:" + freePort()}
-		config := fmt.Sprintf("listen: %q\nserver_name: s%d\njetstream { store_dir: %q }\n", strings.TrimPrefix(s.url, "nats://"), i, filepath.Join(c.folder, fmt.Sprint(i)))
+		s := &server{url: "nats://" + listen[i]}
+		config := fmt.Sprintf("listen: %q\nserver_name: s%d\njetstream { store_dir: %q }\n", listen[i], i, filepath.Join(c.folder, fmt.Sprint(i)))
 		if servers > 1 {
-			var others []string
-			for k, route := range routes {
-				if k == i {
-					continue
-				}
-				l, err := line.New(route)
-				if err != nil {
-					return err
-				}
-				s.lines = append(s.lines, l)
-				others = append(others, "nats://"+l.Addr().String())
+			others, advertise, err := c.routes(s, routes, i)
+			if err != nil {
+				return err
 			}
-			config += fmt.Sprintf("cluster { name: c, listen: %q, advertise: \"127.0.0.1:1\", pool_size: -1, routes: [%s] }\n", routes[i], strings.Join(others, ", "))
+			config += fmt.Sprintf("cluster { name: c, listen: %q, advertise: %q, pool_size: -1, routes: [%s] }\n", routes[i], advertise, strings.Join(others, ", "))
 		}
 		file := filepath.Join(c.folder, fmt.Sprintf("%d.conf", i))
 		if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 			return err
 		}
-		s.process = process{name: binary, args: []string{"-c", file, "-l", filepath.Join(c.folder, fmt.Sprintf("%d.log", i))}}
+		name, args := c.nats, []string{"-c", file, "-l", filepath.Join(c.folder, fmt.Sprintf("%d.log", i))}
+		if c.wires != nil {
+			name, args = c.wires.within(i, name, args)
+		}
+		p, err := c.process(name, args...)
+		if err != nil {
+			return err
+		}
+		s.process = *p
 		if err := s.start(); err != nil {
 			return err
 		}
 		c.servers = append(c.servers, s)
 	}
 	return nil
+}
+
+// routes returns how a server finds the others, and what it says of itself.
+func (c *cluster) routes(s *server, addrs []string, i int) (others []string, advertise string, err error) {
+	for k, addr := range addrs {
+		switch {
+		case k == i:
+		case c.wires != nil:
+			others = append(others, "nats://"+addr)
+		default:
+			l, err := line.New(addr)
+			if err != nil {
+				return nil, "", err
+			}
+			s.lines = append(s.lines, l)
+			others = append(others, "nats://"+l.Addr().String())
+		}
+	}
+	if c.wires != nil {
+		return others, addrs[i], nil
+	}
+	return others, "127.0.0.1:1", nil // or else the others would find a way past the lines
 }
 
 func (c *cluster) awaitReady(i int) error {
@@ -152,6 +201,9 @@ func (c *cluster) stop() {
 		for _, l := range s.lines {
 			l.Close()
 		}
+	}
+	if c.wires != nil {
+		c.wires.remove()
 	}
 	os.RemoveAll(c.folder)
 }

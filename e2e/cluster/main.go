@@ -2,7 +2,8 @@
 
 // Cluster runs the rooms of several processes over real NATS servers, breaks one thing or another, and measures what clients
 // notice of it: messages that were acknowledged and did not arrive, or arrived twice, and how long it takes until all is
-// right again. All traffic stays on the loopback interface.
+// right again. All traffic stays on the loopback interface, or in network namespaces that the program makes: for that it must
+// be run by root.
 //
 //	go run ./e2e/cluster [-runs 10] [-faults "node killed,leader killed"]
 package main
@@ -28,26 +29,63 @@ func main() {
 	runs := flag.Int("runs", 1, "how often each fault is made")
 	only := flag.String("faults", "", "names of faults, separated by commas; all by default")
 	flag.Parse()
-	if err := run(*runs, *only); err != nil {
+	chosen, err := choose(*only)
+	if err != nil {
 		log.Fatal(err)
 	}
+	if os.Getenv(inside) == "" && slices.ContainsFunc(chosen, func(f fault) bool { return f.wired }) {
+		err = runInside()
+	} else {
+		err = run(chosen, *runs)
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+}
+
+// choose returns the faults with some names.
+func choose(only string) (chosen []fault, err error) {
+	if only == "" {
+		return faults, nil
+	}
+	for name := range strings.SplitSeq(only, ",") {
+		i := slices.IndexFunc(faults, func(f fault) bool { return f.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("there is no fault %q", name)
+		}
+		chosen = append(chosen, faults[i])
+	}
+	return chosen, nil
 }
 
 // maxPresence is how long it may take until it is known again who is where.
 const maxPresence = 15 * time.Second
 
-func run(runs int, only string) error {
-	names := strings.Split(only, ",")
+func run(chosen []fault, runs int) error {
+	folder, err := os.MkdirTemp("", "foyer-cluster")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(folder)
+	t, err := findTools(folder)
+	if err != nil {
+		return err
+	}
+	jumping := *t
 	fmt.Println("| fault | runs | acknowledged | refused | reconnects | lost silently | twice | told of a loss | fetched later | longest without an acknowledgment | presence right after |")
 	fmt.Println("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
 	var failures []string
-	for _, f := range faults {
-		if only != "" && !slices.Contains(names, f.name) {
-			continue
+	for _, f := range chosen {
+		programs := t
+		if f.jumping {
+			if err := jumping.compile(); err != nil {
+				return err
+			}
+			programs = &jumping
 		}
 		var sum result
 		for range runs {
-			r, err := measure(&f)
+			r, err := measure(programs, &f)
 			if err != nil {
 				return fmt.Errorf("%s: %w", f.name, err)
 			}

@@ -43,8 +43,8 @@ type measurement struct {
 func roomName(i int) string { return fmt.Sprint("room ", i) }
 
 // measure makes a fault, once.
-func measure(f *fault) (r result, err error) {
-	c, err := start(f.servers, f.apart)
+func measure(t *tools, f *fault) (r result, err error) {
+	c, err := start(t, f)
 	if err != nil {
 		return r, err
 	}
@@ -55,6 +55,7 @@ func measure(f *fault) (r result, err error) {
 	go func() {
 		<-interrupted
 		c.stop() // or else the processes would go on
+		os.RemoveAll(t.folder)
 		os.Exit(1)
 	}()
 	m := &measurement{c: c}

@@ -87,9 +87,10 @@ func node(args []string) error {
 
 // A process is a program that can be killed and started again.
 type process struct {
-	name string
-	args []string
-	cmd  *os.Process
+	name  string
+	args  []string
+	clock clock
+	cmd   *os.Process
 }
 
 func (p *process) start() error {
@@ -98,7 +99,10 @@ func (p *process) start() error {
 		return err
 	}
 	defer null.Close()
-	p.cmd, err = os.StartProcess(p.name, append([]string{p.name}, p.args...), &os.ProcAttr{Files: []*os.File{null, null, os.Stderr}})
+	p.cmd, err = os.StartProcess(p.name, append([]string{p.name}, p.args...), &os.ProcAttr{
+		Files: []*os.File{null, null, os.Stderr},
+		Env:   append(os.Environ(), clockFile+"="+string(p.clock)),
+	})
 	return err
 }
 

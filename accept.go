@@ -6,8 +6,7 @@ import (
 	"sync"
 )
 
-// Accept waits for the next socket, oldest first. It returns ctx's error, or ErrClosed. Call it again within a second
-// (see MaxPending).
+// Accept waits for a socket, oldest first. It returns ctx's error, or ErrClosed.
 func (h *Handler) Accept(ctx context.Context) (*Socket, error) {
 	h.init()
 	for {
@@ -21,7 +20,7 @@ func (h *Handler) Accept(ctx context.Context) (*Socket, error) {
 	}
 }
 
-// NextPending returns the socket that has waited longest, or nil.
+// NextPending returns the oldest waiting socket, or nil.
 func (h *Handler) NextPending() *Socket {
 	h.init()
 	for {
@@ -46,8 +45,7 @@ func (h *Handler) took(s *Socket) bool {
 // Pending returns how many sockets wait for Accept.
 func (h *Handler) Pending() int { return h.pool.len() }
 
-// Incoming returns an iterator that takes sockets as Accept does, until ctx or the Handler ends. The loop must not wait
-// for a client.
+// Incoming iterates over sockets as Accept does, until ctx or the Handler ends. The loop must not wait for clients.
 func (h *Handler) Incoming(ctx context.Context) iter.Seq[*Socket] {
 	return func(yield func(*Socket) bool) {
 		for {
@@ -59,14 +57,11 @@ func (h *Handler) Incoming(ctx context.Context) iter.Seq[*Socket] {
 	}
 }
 
-// ForEach calls f for each new socket, on a goroutine of its own. f's context ends with ctx, or when the client is
-// gone.
+// ForEach calls f for each new socket, on its own goroutine. f's context ends with ctx, or when the client is gone.
 //
-// When f returns, the socket is closed with CloseNormalClosure, or CloseGoingAway if ctx is done, unless it handles
-// events (see [Socket.Handle]). A panic closes it with CloseInternalServerErr (see [PanicError]).
-//
-// ForEach returns ctx's error, or ErrClosed, after every f has returned and its socket has ended. Of several, one gets
-// each socket.
+// When f returns, the socket is closed with CloseNormalClosure, CloseGoingAway if ctx is done, or
+// CloseInternalServerErr after a panic, unless it handles events. ForEach returns ctx's error, or ErrClosed, once its
+// sockets have ended.
 func (h *Handler) ForEach(ctx context.Context, f func(context.Context, *Socket)) error {
 	h.init()
 	if f == nil {

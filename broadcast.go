@@ -7,18 +7,14 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// A Dropped is a socket that did not get a message.
+// A Dropped is a socket that got no message.
 type Dropped struct {
 	Socket *Socket
 	Err    error // ErrWriteBufferFull, ErrWriterOpen, ErrMessageTooBig, or ErrClosed
 }
 
-// Broadcast sends p to sockets as TryWrite does, encoded once except for context takeover. It returns those that could
-// not take it, which stay open unless the program closes them:
-//
-//	for _, d := range foyer.Broadcast(h.Sockets(), foyer.Text, news) {
-//		d.Socket.Close(foyer.CloseTryAgainLater, "too slow")
-//	}
+// Broadcast is TryWrite to many sockets, encoded once except for context takeover. It returns those that could not take
+// p. They stay open.
 func Broadcast(sockets iter.Seq[*Socket], t MessageType, p []byte) []Dropped {
 	var dropped []Dropped
 	m := broadcast{kind: t, payload: p}

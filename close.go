@@ -16,12 +16,11 @@ import (
 // maxReason is how many bytes of reason fit into a close frame behind the code, RFC 6455 section 5.5.
 const maxReason = 123
 
-// Close sends a close frame after everything written before (RFC 6455 section 7.1.2) and returns at once. The socket
-// ends when the peer answers, or after CloseTimeout; what arrives meanwhile is dropped. A program that exits should
-// wait for Done. A second Close does nothing.
+// Close sends a close frame after earlier writes (RFC 6455 section 7.1.2) and returns at once. The socket ends when the
+// peer answers, or after CloseTimeout. Programs that exit should wait for Done. A second Close does nothing.
 //
-// Codes 1000 to 1003, 1007 to 1014 and 3000 to 4999 may be sent; CloseNoStatusReceived sends none. Others are an error,
-// and CloseInternalServerErr is sent. A reason is cut at 123 bytes.
+// Codes 1000 to 1003, 1007 to 1014 and 3000 to 4999 may be sent; CloseNoStatusReceived sends none. For others Close
+// returns an error and sends CloseInternalServerErr. Reasons are cut at 123 bytes.
 func (s *Socket) Close(code CloseCode, reason string) error {
 	if !code.sendable() && code != CloseNoStatusReceived {
 		s.beginClose(CloseInternalServerErr, "")

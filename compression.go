@@ -6,21 +6,17 @@ import (
 	"github.com/foyerws/foyer/internal/frame"
 )
 
-// A CompressionMode selects how permessage-deflate (RFC 7692) is negotiated.
+// A CompressionMode says how permessage-deflate (RFC 7692) is used.
 type CompressionMode int
 
-// The modes of compression.
 const (
-	// CompressionDisabled negotiates no compression.
+	// No compression.
 	CompressionDisabled CompressionMode = iota
 
-	// CompressionNoContextTakeover compresses each message on its own, and a Broadcast once for all. Sockets keep no
-	// memory for it.
+	// Each message is compressed on its own; sockets keep no memory for it.
 	CompressionNoContextTakeover
 
-	// CompressionContextTakeover lets messages refer to earlier ones, which makes short, similar ones several times
-	// smaller. A socket keeps 8 KiB for it, or 36 KiB if the client cannot use a small window. A Broadcast compresses
-	// for each.
+	// Short, similar messages get several times smaller. A socket keeps 8 to 36 KiB.
 	CompressionContextTakeover
 )
 

@@ -5,8 +5,8 @@ import (
 	"sync/atomic"
 )
 
-// Context returns a context that ends with the socket, or as soon as the peer is seen to be gone; its cause says how.
-// Read still returns what arrived before, even with this context.
+// Context ends with the socket, or once the peer is seen to be gone; its cause says how. Read still returns what
+// arrived.
 func (s *Socket) Context() context.Context {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -26,55 +26,55 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// DialOptions are options of [Dial], which does not change them. The zero value works.
+// DialOptions are options of [Dial]. The zero value works.
 type DialOptions struct {
-	// Header is added to the request. Its "Host" replaces the URL's.
+	// Added to the request; its "Host" replaces the URL's.
 	Header http.Header
 
-	// Origin is the Origin header, if not empty.
+	// The Origin header.
 	Origin string
 
-	// Subprotocols are offered in this order.
+	// Offered in this order.
 	Subprotocols []string
 
-	// TLSConfig is for wss and https proxies. Nil trusts the system's certificates.
+	// For wss and https proxies. Nil trusts the system's certificates.
 	TLSConfig *tls.Config
 
-	// Jar supplies and stores cookies.
+	// Supplies and stores cookies.
 	Jar http.CookieJar
 
-	// Proxy returns a request's proxy (http, https or socks5), or nil for none. The request's URL has http for ws,
-	// https for wss. If Proxy is nil, http.ProxyFromEnvironment is used.
+	// Returns nil or the proxy (http, https or socks5) for a request, whose URL has http or https. Default:
+	// http.ProxyFromEnvironment.
 	Proxy func(*http.Request) (*url.URL, error)
 
-	// NetDial opens the connection to server or proxy, without TLS. Nil uses a net.Dialer.
+	// Opens the connection to server or proxy, before TLS. Default: a net.Dialer.
 	NetDial func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	// MaskGenerator returns the mask of each frame (RFC 6455 section 5.3). Nil uses crypto/rand; predictable masks can
-	// mislead old proxies. It must not use the socket.
+	// Returns each frame's mask (RFC 6455 section 5.3). Default: crypto/rand. Predictable masks can mislead old
+	// proxies.
 	MaskGenerator func() uint32
 
-	// HandshakeTimeout limits all of Dial. Default: 10 seconds.
+	// Limits Dial. Default: 10 seconds.
 	HandshakeTimeout time.Duration
 
-	// These are as in [Handler], with the same defaults, and the server in the client's place.
+	// As in [Handler].
 	PingInterval, PongTimeout, CloseTimeout time.Duration
 	MaxMessageSize, MaxFrameSize            int64
 	MaxWriteBuffer, OutgoingFrameSize       int
 
-	// Compression is offered, as in [Handler]; the server selects. Context takeover keeps up to 36 KiB.
+	// Offered; the server selects.
 	Compression                            CompressionMode
 	CompressionLevel, CompressionThreshold int
 
-	// Logger gets panics, as in [Handler].
+	// Gets panics.
 	Logger *slog.Logger
 }
 
 // Dial opens a socket to a ws, wss, http or https URL (RFC 6455 section 4.1). Its user and password become basic
 // authentication. o may be nil.
 //
-// Refusals, redirects and invalid answers are a *HandshakeError with the server's status and reason; the response has
-// at most 1 KiB of body, which need not be closed. Other errors are a *TLSError, ErrHandshakeTimeout and ctx's.
+// A refusal, redirect or invalid answer is a *HandshakeError; the response has up to 1 KiB of body, already closed.
+// Other errors are a *TLSError, ErrHandshakeTimeout and ctx's.
 func Dial(ctx context.Context, target string, o *DialOptions) (*Socket, *http.Response, error) {
 	if o == nil {
 		o = new(DialOptions)

@@ -12,7 +12,7 @@
 //		}
 //	})
 //
-// A [Handler] takes requests from any router, and raw connections. It asks [Handler.Origins] and [Handler.Authorize],
-// reserves a place in the pool of accepted sockets, and only then answers 101, so that no client is accepted and then
-// dropped. The program takes the [Socket] from the pool with ForEach, Accept, Incoming or NextPending.
+// A [Handler] takes requests from any router, and raw connections. Before it answers 101 it asks [Handler.Origins] and
+// [Handler.Authorize] and reserves a place in a pool, from which the program takes each [Socket] with ForEach, Accept,
+// Incoming or NextPending.
 package foyer

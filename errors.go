@@ -13,10 +13,10 @@ import (
 	"github.com/foyerws/foyer/internal/frame"
 )
 
-// A CloseCode says why a socket ended (RFC 6455 section 7.4). Programs may use 4000 to 4999, libraries 3000 to 3999.
+// A CloseCode says why a socket ended (RFC 6455 section 7.4). Programs may use 4000 to 4999.
 type CloseCode int
 
-// The close codes of the IANA registry, named as in gorilla/websocket. 1005, 1006 and 1015 are never sent.
+// The codes of the IANA registry. 1005, 1006 and 1015 are never sent.
 const (
 	CloseNormalClosure           CloseCode = 1000
 	CloseGoingAway               CloseCode = 1001
@@ -53,7 +53,7 @@ var closeNames = map[CloseCode]string{
 	CloseTLSHandshake:            "TLS handshake failed",
 }
 
-// String returns, for example, "1000 (normal closure)".
+// String returns "1000 (normal closure)", for example.
 func (c CloseCode) String() string {
 	if name, ok := closeNames[c]; ok {
 		return strconv.Itoa(int(c)) + " (" + name + ")"
@@ -64,28 +64,18 @@ func (c CloseCode) String() string {
 // sendable reports whether c may stand in a close frame that we send.
 func (c CloseCode) sendable() bool { return frame.ValidCloseCode(int(c)) }
 
-// Errors to compare with errors.Is. They may arrive inside a *HandshakeError or a *CloseError.
+// Errors for errors.Is.
 var (
-	// ErrClosed: the socket, Handler or Server has been closed.
-	ErrClosed = errors.New("foyer: closed")
-	// ErrPendingFull: the pool is full, and the program takes no sockets (see Handler.MaxPending).
-	ErrPendingFull = errors.New("foyer: too many pending connections")
-	// ErrOriginNotAllowed: Handler.Origins refused the request.
+	ErrClosed           = errors.New("foyer: closed")                       // the socket, Handler or Server
+	ErrPendingFull      = errors.New("foyer: too many pending connections") // see Handler.MaxPending
 	ErrOriginNotAllowed = errors.New("foyer: origin not allowed")
-	// ErrHandshakeTimeout: the handshake took longer than HandshakeTimeout.
 	ErrHandshakeTimeout = errors.New("foyer: handshake timeout")
-	// ErrWriteBufferFull: the peer reads too slowly for MaxWriteBuffer.
-	ErrWriteBufferFull = errors.New("foyer: write buffer full")
-	// ErrWriterOpen: TryWrite or Broadcast met an open Writer.
-	ErrWriterOpen = errors.New("foyer: a Writer is open")
-	// ErrPingTimeout: the peer answered no ping, or accepted no output, within PongTimeout.
-	ErrPingTimeout = errors.New("foyer: peer does not answer")
-	// ErrMessageTooBig: the peer exceeded MaxMessageSize or MaxFrameSize, or TryWrite or Broadcast MaxWriteBuffer.
-	ErrMessageTooBig = errors.New("foyer: message too big")
-	// ErrNotListening: the Server has no listener.
-	ErrNotListening = errors.New("foyer: not listening")
-	// ErrReading: another goroutine, Events or CloseRead reads the socket.
-	ErrReading = errors.New("foyer: socket is being read already")
+	ErrWriteBufferFull  = errors.New("foyer: write buffer full") // see MaxWriteBuffer
+	ErrWriterOpen       = errors.New("foyer: a Writer is open")
+	ErrPingTimeout      = errors.New("foyer: peer does not answer") // see PongTimeout
+	ErrMessageTooBig    = errors.New("foyer: message too big")      // see MaxMessageSize, MaxFrameSize, TryWrite
+	ErrNotListening     = errors.New("foyer: not listening")        // the Server
+	ErrReading          = errors.New("foyer: socket is being read already")
 
 	errDropped        = errors.New("foyer: the rest of the message was dropped by a later Read")
 	errBadMessageType = errors.New("foyer: a message is Text or Binary")
@@ -97,13 +87,13 @@ var (
 	errCloseTimeout   = fmt.Errorf("foyer: peer did not finish the close handshake: %w", os.ErrDeadlineExceeded)
 )
 
-// A HandshakeError says why a handshake was refused. Authorize may return one to choose the response.
+// A HandshakeError is a refused handshake. Authorize may return one to choose the answer.
 type HandshakeError struct {
-	Status  int           // of the HTTP answer; 0 when no answer could be given
-	Code    CloseCode     // what QWebSocketServer would report for it
-	Reason  string        // for the peer: the body of the answer
-	Err     error         // for the program: never sent; may be nil
-	Request *http.Request // nil when no request could be parsed; only valid until the function that gets it returns
+	Status  int           // of the answer; 0 without one
+	Code    CloseCode     // as QWebSocketServer reports it
+	Reason  string        // the body of the answer
+	Err     error         // never sent; may be nil
+	Request *http.Request // may be nil; valid during the call
 
 	header http.Header // for the answer
 	hint   string      // for the log
@@ -153,8 +143,7 @@ func errorText(s string, parts ...string) string {
 // Unwrap returns Err.
 func (e *HandshakeError) Unwrap() error { return e.Err }
 
-// An AcceptError is an error of a Server's listener. After temporary ones, such as too many open files, the Server goes
-// on.
+// An AcceptError is an error of a Server's listener. After temporary ones it goes on.
 type AcceptError struct{ Err error }
 
 func (e *AcceptError) Error() string { return "foyer: accept: " + inner(e.Err) }
@@ -175,7 +164,7 @@ func (e *TLSError) Error() string {
 // Unwrap returns Err.
 func (e *TLSError) Unwrap() error { return e.Err }
 
-// A PanicError is a panic in a function of the program. It ends one handshake (with 500) or one socket, and is logged.
+// A PanicError is a panic in a function of the program. It is logged, and ends one handshake (with 500) or socket.
 type PanicError struct {
 	Value any    // what was given to panic
 	Stack []byte // where
@@ -189,16 +178,15 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// A CloseError says how a socket ended. It is what reads and writes then return, and is an [ErrClosed] for errors.Is.
+// A CloseError says how a socket ended. It is an [ErrClosed].
 type CloseError struct {
-	// Code is the peer's. Without a close frame from it, Code is what foyer sent because of a violation, or else
-	// CloseAbnormalClosure.
+	// The peer's, or what foyer sent because of a violation, or CloseAbnormalClosure.
 	Code CloseCode
 
-	// Reason came with Code. Do not trust it: it may be the peer's.
+	// Do not trust it.
 	Reason string
 
-	// Err is what broke the connection, or nil after a close handshake.
+	// What broke the connection; nil after a close handshake.
 	Err error
 
 	socket *Socket // that ended
@@ -212,7 +200,7 @@ func (e *CloseError) Error() string {
 	return errorText(s+e.Code.String(), clip(e.Reason), inner(e.Err))
 }
 
-// Unwrap returns ErrClosed and, if there is one, Err.
+// Unwrap returns ErrClosed and any Err.
 func (e *CloseError) Unwrap() []error {
 	if e.Err == nil {
 		return []error{ErrClosed}

@@ -9,50 +9,46 @@ import (
 	"github.com/foyerws/foyer/internal/baton"
 )
 
-// Events are callbacks for [Socket.Handle], which replaces Read. Each may be nil.
-//
-// A socket's functions are called in order, one at a time. One that blocks delays its own socket only; one that panics
-// ends it with CloseInternalServerErr (see [PanicError]).
-//
-// On Linux, such a socket over TCP or a Unix socket has no goroutine while it waits for input.
+// Events are callbacks for [Socket.Handle]; each may be nil. A socket's callbacks run one at a time. One that blocks
+// delays its own socket only; one that panics ends it with CloseInternalServerErr. On Linux, over TCP and Unix sockets,
+// an idle socket has no goroutine.
 type Events struct {
-	// Message is called for each message. p is valid until it returns; text is UTF-8. What it writes is sent together,
-	// within about a millisecond.
+	// Each message. p is valid until it returns; text is UTF-8. Its writes are sent together, within about a
+	// millisecond.
 	Message func(s *Socket, t MessageType, p []byte)
 
-	// Frame is called for each frame before Message. p is valid until it returns, and may cut a character. A compressed
-	// message is one frame.
+	// Each frame, before Message. p is valid until it returns, and may cut a character. A compressed message is one
+	// frame.
 	Frame func(s *Socket, t MessageType, p []byte, last bool)
 
-	// Pong is called for each pong, with the time since its Ping, or 0. payload is valid until it returns.
+	// Each pong, with the time since its Ping, or 0. payload is valid until it returns.
 	Pong func(s *Socket, elapsed time.Duration, payload []byte)
 
-	// BytesWritten is called when the kernel has taken n more bytes, headers included. The last may not be reported.
+	// The kernel has taken n more bytes, headers included.
 	BytesWritten func(s *Socket, n int)
 
-	// StateChanged is called for StateClosing (unless aborted) and StateClosed.
+	// StateClosing (unless aborted) and StateClosed.
 	StateChanged func(s *Socket, state State)
 
-	// Error is called before Closed, with Socket.Err, if there was no close handshake.
+	// There was no close handshake. Closed follows.
 	Error func(s *Socket, err error)
 
-	// Closing is called before a close frame is sent or answered; what it writes goes first.
+	// A close frame is about to be sent or answered; what this writes goes first.
 	Closing func(s *Socket)
 
-	// Closed is always called, last.
+	// Always called, last.
 	Closed func(s *Socket, code CloseCode, reason string)
 }
 
-// Handle has e called from now on, and returns at once. Read and Reader return ErrReading; the rest of a message is
-// dropped. With e.Closing, close frames wait for it. Handle panics if called twice, after CloseRead, or during a Read.
+// Handle has e called from now on, in place of Read. It panics if called twice, after CloseRead, or during a Read.
 func (s *Socket) Handle(e Events) {
 	if !s.handle(&listener{Events: e}) {
 		panic("foyer: Handle on a socket that is being read, or handles events already")
 	}
 }
 
-// CloseRead is for programs that only write. Messages are dropped, pings and close frames answered, and Read returns
-// ErrReading. It panics after Handle or during a Read.
+// CloseRead drops messages and answers pings and close frames, for programs that only write. It panics after Handle or
+// during a Read.
 func (s *Socket) CloseRead() {
 	if l := s.events.Load(); l != nil && l.drops {
 		return

@@ -16,86 +16,78 @@ import (
 
 // A Handler accepts WebSockets, as an http.Handler in any router and from raw connections.
 //
-// The zero value works. A field that is 0 has its default. Negative means no limit; then one client may take all memory
-// or hold a connection forever. Do not change fields after first use. All methods are safe for concurrent use. A
-// Handler must not be copied.
+// The zero value works: a field that is 0 has its default, or sets no limit. So does a negative one; without limits one
+// client may take all memory or hold a connection forever. Do not change fields after first use, or copy a Handler. It
+// is safe for concurrent use.
 type Handler struct {
-	// ServerName is the Server header of answers, if not empty.
+	// The Server header of answers.
 	ServerName string
 
-	// Origins decides which web pages may connect. Nil means [SameOrigin]. A page that it admits wrongly can act as any
-	// user known by cookies (RFC 6455 section 10.2).
+	// Which web pages may connect. Default: [SameOrigin]. Pages wrongly admitted can act as users known by cookies.
 	Origins OriginAuthenticator
 
-	// Authorize, if set, is asked after Origins. The request's context ends with the handshake. The header is added to
-	// the response. After an error the client gets 403, or Status and Reason of a *HandshakeError.
+	// Asked after Origins. The request's context ends with the handshake. The header is added to the answer. An error
+	// is a 403, or Status and Reason of a *HandshakeError.
 	Authorize func(*http.Request) (http.Header, error)
 
-	// Subprotocols are those that the server supports. The first match in the client's list is selected. Without one, a
-	// browser that offered some closes the socket.
+	// The client's first that is one of these is selected. A browser that offered only others closes the socket.
 	Subprotocols []string
 
-	// MaxPending is how many sockets may wait for Accept. Default: 30. It has no effect while ForEach runs.
+	// How many sockets may wait for Accept. Default: 30. It has no effect while ForEach runs.
 	//
-	// If the pool is full, up to 4,096 handshakes wait in order, within HandshakeTimeout, while the program takes
-	// sockets: an Accept waits, or one was taken less than a second ago. Otherwise clients get 503 at once.
+	// When the pool is full, up to 4,096 handshakes wait within HandshakeTimeout, as long as an Accept waits or took a
+	// socket less than a second ago. Otherwise clients get 503.
 	MaxPending int
 
-	// MaxOpen is how many sockets may be open, pending ones included; further clients get 503. Default: no limit.
+	// How many sockets may be open, pending ones included. Others get 503.
 	MaxOpen int
 
-	// HandshakeTimeout limits the handshake, Origins and Authorize included. Default: 10 seconds.
+	// Limits the handshake, Origins and Authorize included. Default: 10 seconds.
 	HandshakeTimeout time.Duration
 
-	// MaxMessageSize limits a client's message in bytes, after decompression. A longer one ends the socket with
-	// CloseMessageTooBig before it is read whole. Default: 1 MiB.
+	// Limits a client's message in bytes, after decompression. Longer ones end the socket unread, with
+	// CloseMessageTooBig. Default: 1 MiB.
 	MaxMessageSize int64
 
-	// MaxFrameSize limits a frame's payload, before decompression, in the same way. Default: no limit.
+	// Limits a frame's payload before decompression.
 	MaxFrameSize int64
 
-	// MaxWriteBuffer is how many bytes may wait for a client that reads slowly. When it is full, Write waits and
-	// TryWrite fails. Default: 1 MiB.
+	// How many bytes may wait for a slow client. When it is full, Write waits and TryWrite fails. Default: 1 MiB.
 	MaxWriteBuffer int
 
-	// OutgoingFrameSize is the length in bytes above which messages are split into frames. Default: no limit.
+	// Above how many bytes messages are split into frames.
 	OutgoingFrameSize int
 
-	// AllowEmptyPath admits "GET ?query" on raw connections, which Qt's clients send, against RFC 9112 section 3.2.1.
+	// Admits Qt's "GET ?query" on raw connections, against RFC 9112.
 	AllowEmptyPath bool
 
-	// Compression lets clients negotiate permessage-deflate (RFC 7692). It costs CPU time, and 1 MiB while a message is
-	// being compressed.
+	// Lets clients negotiate permessage-deflate. It costs CPU time, and 1 MiB while compressing.
 	Compression CompressionMode
 
-	// CompressionMemory is how many bytes all sockets together keep for context takeover; further sockets go without.
-	// Default: 64 MiB.
+	// How many bytes all sockets keep for context takeover; others go without. Default: 64 MiB.
 	CompressionMemory int64
 
-	// CompressionLevel is 1 (fastest) to 9, others panic; smaller windows than 32 KiB ignore it. Default: 3.
+	// 1 (fastest) to 9; others panic. Windows below 32 KiB ignore it. Default: 3.
 	CompressionLevel int
 
-	// CompressionThreshold is the length in bytes from which messages are compressed. Default: 128.
+	// From how many bytes messages are compressed. Default: 128.
 	CompressionThreshold int
 
-	// PingInterval is how long a client may be silent before it is pinged. Default: 30 seconds. Negative: never, and
-	// clients that vanish may stay.
+	// How long a client may be silent before it is pinged. Default: 30 seconds. Negative: never; vanished clients stay.
 	PingInterval time.Duration
 
-	// PongTimeout is how long a client may take to send anything after a ping, or to accept some of its output. Then
-	// the socket ends with ErrPingTimeout. Default: 30 seconds. For input that the program leaves unread, Linux's TCP
-	// acknowledgments count; elsewhere only output is checked.
+	// How long a client may take to send anything after a ping, or to accept output, before the socket ends with
+	// ErrPingTimeout. Default: 30 seconds. On Linux, TCP acknowledgments count while the program does not read.
 	PongTimeout time.Duration
 
-	// CloseTimeout is how long a client may take to answer a close frame. Default: 5 seconds.
+	// How long a client may take to answer a close frame. Default: 5 seconds.
 	CloseTimeout time.Duration
 
-	// Logger gets a line for each refused handshake, with the likely cause, and for each panic, with its stack; five of
-	// a kind per second. Queries, messages, and headers other than Host and Origin are left out. Nil means
-	// slog.Default().
+	// Gets refused handshakes, with the likely cause, and panics; five of a kind per second. Queries, messages and most
+	// headers are left out. Default: slog.Default().
 	Logger *slog.Logger
 
-	// OnError, if set, gets each *HandshakeError, *TLSError, *AcceptError and *PanicError. It should return quickly.
+	// Gets each *HandshakeError, *TLSError, *AcceptError and *PanicError. It should return quickly.
 	OnError func(error)
 
 	once     sync.Once
@@ -138,24 +130,17 @@ func (h *Handler) init() {
 	})
 }
 
-// ServeHTTP performs the handshake and puts the socket into the pool. A refused request gets an HTTP error, and its
-// connection is closed. Headers set by middleware become part of the response. Over HTTP/2 (see [EnableHTTP2]) and
-// HTTP/3 (RFC 9220) the socket is the request's stream, and ServeHTTP returns when it has ended.
+// ServeHTTP performs the handshake and puts the socket into the pool. Refusals close the connection. Middleware's
+// headers become part of the answer. Over HTTP/2 (see [EnableHTTP2]) and HTTP/3 (RFC 9220) it returns when the socket
+// has ended.
 //
-// A middleware's http.ResponseWriter must have an Unwrap method (see http.ResponseController) or be an http.Hijacker;
-// otherwise the answer is 500.
+// A middleware's http.ResponseWriter must be an http.Hijacker or have an Unwrap method; otherwise the answer is 500.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.serve(w, r, true)
 }
 
-// Upgrade is ServeHTTP, but returns the socket. After an error, a *HandshakeError, the request has been answered.
-//
-// Over HTTP/2 and HTTP/3 the socket ends with the request's handler, which has to wait:
-//
-//	defer func() {
-//		s.Close(foyer.CloseNormalClosure, "")
-//		<-s.Done()
-//	}()
+// Upgrade is ServeHTTP, but returns the socket. A *HandshakeError has been answered. Over HTTP/2 and HTTP/3 the
+// caller's handler must wait for Done.
 func (h *Handler) Upgrade(w http.ResponseWriter, r *http.Request) (*Socket, error) {
 	return h.serve(w, r, false)
 }
@@ -206,15 +191,15 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, pooled bool) (*S
 	return s, nil
 }
 
-// HandleConnection performs the handshake on any net.Conn, which it owns from now on, and puts the socket into the
-// pool. It returns nil, a *HandshakeError or a *TLSError, at most a second after HandshakeTimeout. A request may have
-// lines of 8 KiB, 100 header lines, and 64 KiB in all. Without deadlines of conn, contexts cannot interrupt Read.
+// HandleConnection performs the handshake on a net.Conn, which it owns from now on, and puts the socket into the pool.
+// It returns nil, a *HandshakeError or a *TLSError, within HandshakeTimeout and a second. Requests are limited to 8 KiB
+// per line, 100 header lines and 64 KiB. If conn has no deadlines, contexts cannot interrupt Read.
 func (h *Handler) HandleConnection(conn net.Conn) error {
 	return h.enter(wire.New(conn, nil)).handle(shakeForSocket)
 }
 
-// HandleUpgrade is HandleConnection for an HTTP/1.1 request that was read already, such as one that was hijacked. rw
-// has what is buffered of conn, and may be nil.
+// HandleUpgrade is HandleConnection for an HTTP/1.1 request that was read already. rw has what is buffered of conn, and
+// may be nil.
 func (h *Handler) HandleUpgrade(r *http.Request, conn net.Conn, rw *bufio.ReadWriter) error {
 	h.init()
 	deadline := h.deadline()
@@ -438,13 +423,13 @@ func (h *Handler) deadline() time.Time {
 
 func (h *Handler) serverName() string { return *h.name.Load() }
 
-// Pause refuses handshakes with 503 until Resume. Sockets stay.
+// Pause refuses handshakes with 503 until Resume.
 func (h *Handler) Pause() { h.paused.Store(true) }
 
-// Resume admits handshakes again.
+// Resume ends Pause.
 func (h *Handler) Resume() { h.paused.Store(false) }
 
-// SetMaxPending changes MaxPending at any time. Sockets that wait stay.
+// SetMaxPending changes MaxPending at any time. Waiting sockets stay.
 func (h *Handler) SetMaxPending(n int) {
 	h.init()
 	h.pool.limit(n)
@@ -462,17 +447,17 @@ func (h *Handler) SetHandshakeTimeout(d time.Duration) {
 	h.timeout.Store(int64(orDefault(d, defaultHandshakeTimeout)))
 }
 
-// Stats counts what a Handler has done. Over HTTP/2 and HTTP/3, bytes are those of the streams.
+// Stats counts what a Handler has done.
 type Stats struct {
 	Open, Pending int                  // sockets, now; pending ones count as open
-	Upgraded      uint64               // handshakes that succeeded
+	Upgraded      uint64               // handshakes
 	Accepted      uint64               // sockets that the program took
-	Refused       map[int]uint64       // handshakes by HTTP status; 0: the connection ended without an answer
-	Closed        map[CloseCode]uint64 // sockets that ended, by their CloseCode
+	Refused       map[int]uint64       // handshakes, by HTTP status; 0: no answer
+	Closed        map[CloseCode]uint64 // sockets that ended
 	MessagesIn    uint64
 	MessagesOut   uint64
-	BytesIn       uint64 // from the network, frame headers included
-	BytesOut      uint64 // to the network, handshakes and frame headers included
+	BytesIn       uint64 // frame headers included
+	BytesOut      uint64 // these, and handshakes
 }
 
 // Stats returns the current counts.

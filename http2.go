@@ -12,14 +12,12 @@ import (
 	"github.com/foyerws/foyer/internal/stream"
 )
 
-// ErrNoExtendedConnect: this process offers no WebSockets over HTTP/2 (see [EnableHTTP2]).
-var ErrNoExtendedConnect = errors.New("foyer: net/http does not announce extended CONNECT: import _ \"github.com/foyerws/foyer/extendedconnect\" or set GODEBUG=http2xconnect=1")
+// ErrNoExtendedConnect comes from [EnableHTTP2].
+var ErrNoExtendedConnect = errors.New("foyer: HTTP/2 needs import _ \"github.com/foyerws/foyer/extendedconnect\" or GODEBUG=http2xconnect=1")
 
 // EnableHTTP2 prepares srv for WebSockets over HTTP/2 (RFC 8441), before it serves. Routes must accept CONNECT as well
-// as GET. After ErrNoExtendedConnect, clients use HTTP/1.1.
-//
-// Unless set in srv.HTTP2, unread input is limited to 128 KiB per stream and 4 MiB per connection, and writes to 30
-// seconds, so that one socket cannot stall the others on its connection.
+// as GET. After an error, clients use HTTP/1.1. Where srv.HTTP2 sets nothing else, unread input is limited to 128 KiB
+// per stream and 4 MiB per connection, writes to 30 seconds.
 func EnableHTTP2(srv *http.Server) error {
 	if srv.HTTP2 == nil {
 		srv.HTTP2 = new(http.HTTP2Config)

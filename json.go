@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-// WriteJSON sends v as a text message of JSON. Errors are those of json.Marshal and [Socket.Write].
+// WriteJSON sends v as a text message. Errors are json.Marshal's and [Socket.Write]'s.
 func WriteJSON(ctx context.Context, s *Socket, v any) error {
 	p, err := json.Marshal(v)
 	if err != nil {
@@ -15,8 +15,7 @@ func WriteJSON(ctx context.Context, s *Socket, v any) error {
 	return s.Write(ctx, Text, p)
 }
 
-// ReadJSON reads a message and decodes it into v. After invalid JSON the socket stays open. Other errors are those of
-// [Socket.Read].
+// ReadJSON decodes a message into v. After invalid JSON the socket stays open. Other errors are [Socket.Read]'s.
 func ReadJSON(ctx context.Context, s *Socket, v any) error {
 	_, p, err := s.Read(ctx)
 	if err != nil {

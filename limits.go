@@ -2,7 +2,7 @@ package foyer
 
 import "github.com/foyerws/foyer/internal/wire"
 
-// Limits are for [Socket.SetLimits]. Values and defaults are those of [Handler]'s fields.
+// Limits are values for [Handler]'s fields of these names.
 type Limits struct {
 	MaxMessageSize    int64
 	MaxFrameSize      int64
@@ -18,5 +18,5 @@ func (l Limits) rules(r *wire.Rules) *wire.Rules {
 	return &limited
 }
 
-// SetLimits changes this socket's limits from the next frame on, for example after a login.
+// SetLimits changes this socket's limits from the next frame on.
 func (s *Socket) SetLimits(l Limits) { s.wire.SetRules(l.rules(s.wire.Rules())) }

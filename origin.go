@@ -12,22 +12,21 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// An OriginAuthenticator decides whether a request may become a socket. Browsers let any page open a WebSocket to any
-// host, with the user's cookies; only the Origin header tells (RFC 6455 section 10.2).
-//
-// OriginAllowed is called concurrently. *cors.Cors of github.com/rs/cors is an OriginAuthenticator.
+// An OriginAuthenticator decides which requests may become sockets. Browsers let any page open a WebSocket to any host,
+// with the user's cookies; only the Origin header tells (RFC 6455 section 10.2). *cors.Cors of github.com/rs/cors is
+// one. OriginAllowed is called concurrently.
 type OriginAuthenticator interface {
 	OriginAllowed(r *http.Request) bool
 }
 
-// An OriginFunc is a function as an OriginAuthenticator.
+// An OriginFunc is an OriginAuthenticator.
 type OriginFunc func(r *http.Request) bool
 
 // OriginAllowed calls f.
 func (f OriginFunc) OriginAllowed(r *http.Request) bool { return f(r) }
 
 // SameOrigin admits pages of the Host header's host and port, over https if the request is, and requests without
-// Origin, which come from no browser. Behind a proxy that changes Host, use [AllowOrigins].
+// Origin, which no browser sends. Behind a proxy that changes Host, use [AllowOrigins].
 func SameOrigin() OriginAuthenticator { return sameOrigin{} }
 
 type sameOrigin struct{}
@@ -50,14 +49,14 @@ func (sameOrigin) OriginAllowed(r *http.Request) bool {
 	return o.host == host && o.port == port
 }
 
-// AnyOrigin admits every request. Servers that know users by cookies are then open to cross-site WebSocket hijacking.
+// AnyOrigin admits every request: users known by cookies are open to cross-site WebSocket hijacking.
 func AnyOrigin() OriginAuthenticator { return anyOrigin{} }
 
 type anyOrigin struct{}
 
 func (anyOrigin) OriginAllowed(*http.Request) bool { return true }
 
-// RequireOrigin is like a, but refuses requests without Origin. Clients that are not browsers can forge it.
+// RequireOrigin is like a, but refuses requests without Origin.
 func RequireOrigin(a OriginAuthenticator) OriginAuthenticator {
 	if a == nil {
 		panic("foyer: RequireOrigin of nil")
@@ -67,15 +66,13 @@ func RequireOrigin(a OriginAuthenticator) OriginAuthenticator {
 	})
 }
 
-// AllowOrigins admits the origins that match one of patterns, and requests without Origin. It panics on a malformed
-// pattern.
+// AllowOrigins admits matching origins, and requests without Origin. It panics on a malformed pattern.
 //
 //	https://app.example.com     exactly this origin
-//	https://*.example.com       any host below example.com, at any depth, but not example.com itself
-//	http://localhost:*          this host at any port
+//	https://*.example.com       any host below example.com
+//	http://localhost:*          any port
 //
-// Case and default ports make no difference; names may be in Unicode or Punycode. Several origins, "null" and malformed
-// ones are refused.
+// Case, default ports and Punycode make no difference. Several origins and "null" are refused.
 func AllowOrigins(patterns ...string) OriginAuthenticator {
 	list := make(originList, len(patterns))
 	for i, p := range patterns {

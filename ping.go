@@ -28,9 +28,8 @@ var errLongPing = errors.New("foyer: a ping carries at most 125 bytes (RFC 6455 
 // lastPing numbers the pings that came without a payload of their own.
 var lastPing atomic.Uint64
 
-// Ping sends a ping of up to 125 bytes and returns the time until its pong (RFC 6455 section 5.5.2). An empty payload
-// becomes a number, so that the pong is recognized. After PongTimeout it returns ErrPingTimeout; the socket stays open.
-// Something must read; the socket's Events use TryPing.
+// Ping sends a ping of up to 125 bytes and returns the time until its pong (RFC 6455 section 5.5.2). ErrPingTimeout
+// leaves the socket open. Something must read. Callbacks use TryPing.
 func (s *Socket) Ping(ctx context.Context, payload []byte) (time.Duration, error) {
 	if len(payload) > maxControl {
 		return 0, errLongPing
@@ -73,8 +72,7 @@ func (s *Socket) Ping(ctx context.Context, payload []byte) (time.Duration, error
 	}
 }
 
-// TryPing sends a ping of up to 125 bytes without waiting; Events.Pong gets the pong, with an elapsed time of 0. It may
-// return ErrWriteBufferFull.
+// TryPing sends a ping of up to 125 bytes without waiting; Events.Pong gets the pong. It may return ErrWriteBufferFull.
 func (s *Socket) TryPing(payload []byte) error {
 	if len(payload) > maxControl {
 		return errLongPing

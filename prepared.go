@@ -9,7 +9,7 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// A Prepared is a message that is encoded once for many sockets. It is safe for concurrent use.
+// A Prepared is a message that is encoded once for many sockets.
 type Prepared struct {
 	id      uint64
 	kind    MessageType
@@ -29,8 +29,7 @@ type encoding struct {
 	bytes []byte
 }
 
-// Prepare encodes a copy of p, of type Text (which must be UTF-8) or Binary; others panic. It keeps one encoding for
-// each compression window and OutgoingFrameSize with which it is sent.
+// Prepare copies p. It panics if t is neither Text (p must be UTF-8) nor Binary.
 func Prepare(t MessageType, p []byte) *Prepared {
 	if t != Text && t != Binary {
 		panic(errBadMessageType.Error())
@@ -40,7 +39,7 @@ func Prepare(t MessageType, p []byte) *Prepared {
 	return &Prepared{id: prepared.Add(1), kind: t, size: len(p), plain: append(b, p...)}
 }
 
-// Type returns the type.
+// Type returns the message's type.
 func (m *Prepared) Type() MessageType { return m.kind }
 
 // Payload returns the payload. Do not change it.
@@ -103,18 +102,17 @@ func (m *Prepared) encode(e encoding, newKey func() uint32) []byte {
 	}
 }
 
-// A Source has messages for one socket, which takes them when its network can: a cursor in a log that is kept once,
-// where others keep a queue for each socket. Positions are the Source's own. The methods are called one at a time, with
-// the socket locked: they must return soon, and not call it.
+// A Source has messages for one socket, which takes them when its network can: a cursor in a shared log instead of a
+// queue per socket. Positions are its own. It is called with the socket locked: it must return soon, and not call it.
 type Source interface {
-	// Peek appends the next messages, at most max and none behind upto. After none, another Pull is needed.
+	// Appends the next messages, at most max, up to upto. After none, another Pull is needed.
 	Peek(messages []*Prepared, upto uint64, max int) []*Prepared
 
-	// Advance says that the first n messages of the last Peek are being written; the others will be asked for again.
+	// The first n messages of the last Peek are being written; the others are asked for again.
 	Advance(n int)
 }
 
-// A Feed sends a socket the messages of a [Source]. See [Socket.NewFeed].
+// A Feed sends a socket the messages of a [Source].
 type Feed struct {
 	socket *Socket
 	source Source
@@ -122,20 +120,20 @@ type Feed struct {
 	run    int // how many messages the one frame of the last Peek stands for; 0 if each has its own
 }
 
-// NewFeed returns a Feed of source. A socket may have several. However slow its client is, a socket holds at most one
-// message of a Feed, or 4 KiB of short ones; they do not count for MaxWriteBuffer. Sockets with context takeover get them uncompressed.
+// NewFeed returns a Feed. A slow client holds one message of it, or 4 KiB of short ones, beside MaxWriteBuffer. With
+// context takeover they are sent uncompressed.
 func (s *Socket) NewFeed(source Source) *Feed {
 	f := &Feed{socket: s, source: source}
 	f.wire = wire.NewFeed((*feedSource)(f))
 	return f
 }
 
-// Pull has the messages up to the position upto written when the client takes them, after earlier writes and before
-// later ones, but not between the fragments of a Writer. It does not wait. Close drops what is not written. Pull may be
-// called concurrently, and again for the same position. Errors are Write's on a closed socket.
+// Pull has messages up to position upto written when the client takes them, between earlier and later writes, but not
+// within a Writer's message. It does not wait. Close drops what is not written. It is safe for concurrent use. Errors
+// are Write's on a closed socket.
 func (f *Feed) Pull(upto uint64) error { return f.pull(upto, wire.Batched) }
 
-// PullNow is Pull for a Source that cannot keep its messages: it does not wait for other sockets' writes to join them.
+// PullNow is Pull for a Source that cannot keep its messages, which then do not wait for others.
 func (f *Feed) PullNow(upto uint64) error { return f.pull(upto, wire.Now) }
 
 func (f *Feed) pull(upto uint64, how wire.Leave) error {

@@ -16,13 +16,12 @@ const (
 	steadyTime       = 30 * time.Second // a socket that lived so long was no failure
 )
 
-// Redial keeps a client connected. It dials, calls f with a context that ends with ctx or the socket, closes the socket
-// when f returns, and dials again, until ctx is done. Before each attempt it waits for a random time. The maximum is 1
-// second, doubles up to 30 seconds, and is 1 second again after a socket that lasted 30 seconds; Retry-After counts up
-// to 30 seconds.
+// Redial keeps a client connected. It dials, calls f with a context that ends with ctx or the socket, closes the
+// socket, and dials again, after a random time of up to 1 second, which doubles up to 30 seconds with each failure, or
+// what Retry-After says.
 //
-// Redial always returns an error: ctx's, or one that retrying cannot fix. Those are an invalid argument, an error of f
-// while the socket is open, and a refusal with a status of 300 to 499 other than 408, 425 and 429.
+// It returns ctx's error, or one that retrying cannot fix: an invalid argument, f's while the socket is open, or a
+// refusal with a status of 300 to 499 other than 408, 425 and 429.
 func Redial(ctx context.Context, target string, o *DialOptions, f func(ctx context.Context, s *Socket) error) error {
 	if o == nil {
 		o = new(DialOptions)

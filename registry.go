@@ -278,7 +278,7 @@ func (g *registry) all() []*Socket {
 	return slices.AppendSeq(make([]*Socket, 0, len(g.sockets)), maps.Keys(g.sockets))
 }
 
-// Sockets returns an iterator over a snapshot of the open sockets that the program has taken.
+// Sockets iterates over a snapshot of the open sockets that the program has taken.
 func (h *Handler) Sockets() iter.Seq[*Socket] {
 	return func(yield func(*Socket) bool) {
 		for _, s := range h.registry.all() {

@@ -14,13 +14,12 @@ import (
 	"github.com/foyerws/foyer/internal/netpoll"
 )
 
-// A Server performs handshakes on a listener's connections, without net/http. All methods are safe for concurrent use.
-// A Server must not be copied.
+// A Server performs handshakes on a listener, without net/http. It is safe for concurrent use. Do not copy it.
 type Server struct {
-	// Handler performs the handshakes and holds the sockets. It must not be nil.
+	// Performs the handshakes. It must not be nil.
 	Handler *Handler
 
-	// TLSConfig, if set, makes the Server speak wss. An empty NextProtos becomes "http/1.1".
+	// Makes the Server speak wss.
 	TLSConfig *tls.Config
 
 	mu       sync.Mutex // guards:
@@ -36,8 +35,7 @@ var (
 	errIsListening = errors.New("foyer: already listening")
 )
 
-// Listen serves on addr in the background. network is "tcp", "tcp4", "tcp6" or "unix". Port 0 is any free one (see
-// Port).
+// Listen serves on addr in the background. network is "tcp", "tcp4", "tcp6" or "unix". Port 0 is any free one.
 func (s *Server) Listen(network, addr string) error {
 	l, err := listen(network, addr)
 	if err != nil {
@@ -46,7 +44,7 @@ func (s *Server) Listen(network, addr string) error {
 	return s.serveInBackground(l)
 }
 
-// ListenFile is Listen on a copy of a listening socket from elsewhere: systemd, or another Server's File.
+// ListenFile is Listen on a copy of a listening socket: from systemd, or another Server's File.
 func (s *Server) ListenFile(f *os.File) error {
 	l, err := net.FileListener(f)
 	if err != nil {
@@ -63,8 +61,7 @@ func (s *Server) serveInBackground(l net.Listener) error {
 	return err
 }
 
-// ListenAndServe serves on a TCP address until the Server is closed. It always returns an error: ErrClosed after Close,
-// Drain or Shutdown.
+// ListenAndServe serves on a TCP address until the Server is closed. It returns ErrClosed.
 func (s *Server) ListenAndServe(addr string) error {
 	l, err := listen("tcp", addr)
 	if err != nil {
@@ -79,8 +76,8 @@ func listen(network, addr string) (net.Listener, error) {
 	return config.Listen(context.Background(), network, addr)
 }
 
-// Serve serves the connections of l until the Server is closed, and closes l. It always returns an error: ErrClosed or
-// an *AcceptError.
+// Serve serves the connections of l, which it closes, until the Server is closed. It returns ErrClosed or an
+// *AcceptError.
 func (s *Server) Serve(l net.Listener) error { return s.serve(l, netpoll.Plain) }
 
 func (s *Server) serve(l net.Listener, acceptor func(net.Listener) netpoll.Acceptor) error {
@@ -190,7 +187,7 @@ func (s *Server) tlsConfig() *tls.Config {
 	return config
 }
 
-// Addr returns the address that the Server listens on, or nil.
+// Addr returns the listener's address, or nil.
 func (s *Server) Addr() net.Addr {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -200,7 +197,7 @@ func (s *Server) Addr() net.Addr {
 	return s.listener.Addr()
 }
 
-// Port returns the TCP port that the Server listens on, or 0.
+// Port returns the listener's TCP port, or 0.
 func (s *Server) Port() int {
 	if addr, ok := s.Addr().(*net.TCPAddr); ok {
 		return addr.Port
@@ -208,8 +205,7 @@ func (s *Server) Port() int {
 	return 0
 }
 
-// URL returns the URL for clients, or nil. Its host is localhost if all addresses are listened on. The scheme of a Unix
-// socket is ws+unix or wss+unix.
+// URL returns the URL for clients, or nil. Unix sockets have ws+unix or wss+unix.
 func (s *Server) URL() *url.URL {
 	scheme := "ws"
 	if s.TLSConfig != nil {
@@ -231,8 +227,8 @@ func (s *Server) URL() *url.URL {
 	}
 }
 
-// File returns a copy of the listening socket for a process that takes over with ListenFile, and leaves the path of a
-// Unix socket in place. The caller closes it. Errors are ErrNotListening and errors.ErrUnsupported.
+// File returns a copy of the listening socket, which the caller closes, for a process that takes over with ListenFile.
+// The path of a Unix socket stays. Errors are ErrNotListening and errors.ErrUnsupported.
 func (s *Server) File() (*os.File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -245,7 +241,7 @@ func (s *Server) File() (*os.File, error) {
 	return listenerFile(s.listener)
 }
 
-// Pause leaves new clients in the system's queue until Resume. Sockets stay.
+// Pause leaves new clients in the system's queue until Resume.
 func (s *Server) Pause() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -254,7 +250,7 @@ func (s *Server) Pause() {
 	}
 }
 
-// Resume accepts connections again.
+// Resume ends Pause.
 func (s *Server) Resume() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -264,7 +260,7 @@ func (s *Server) Resume() {
 	}
 }
 
-// Shutdown closes the listener and calls Handler.Shutdown. Without a listener it also returns ErrNotListening.
+// Shutdown closes the listener and calls Handler.Shutdown. It may return ErrNotListening.
 func (s *Server) Shutdown(ctx context.Context) error {
 	err := s.stopForGood()
 	if s.Handler == nil {
@@ -273,7 +269,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return errors.Join(s.Handler.Shutdown(ctx), err)
 }
 
-// Drain closes the listener and calls Handler.Drain. Connections accepted before are served.
+// Drain closes the listener and calls Handler.Drain.
 func (s *Server) Drain(ctx context.Context, spread time.Duration) error {
 	err := s.stopForGood()
 	if s.Handler == nil {

@@ -6,19 +6,16 @@ import (
 	"time"
 )
 
-// Shutdown refuses handshakes, closes every socket with CloseGoingAway, and waits for the clients, ForEach functions
-// and Events.Closed. When ctx is done, it cuts off the rest and returns an error that wraps ctx's; ctx should allow
-// more than CloseTimeout. A ForEach function must not call it. Call it before http.Server.Shutdown, which ignores
-// WebSockets over HTTP/1.1 and waits for those over HTTP/2.
+// Shutdown refuses handshakes, closes every socket with CloseGoingAway, and waits for clients, ForEach functions and
+// Events.Closed. When ctx is done (allow more than CloseTimeout), it cuts off the rest and returns ctx's error. ForEach
+// functions must not call it. Call it before http.Server.Shutdown.
 func (h *Handler) Shutdown(ctx context.Context) error {
 	h.init()
 	return h.shutdown(ctx, CloseGoingAway)
 }
 
-// Drain is a Shutdown for a process that is being replaced. First it closes the sockets with CloseServiceRestart in
-// random order, evenly over spread, so that their clients do not all reconnect at once. Meanwhile handshakes succeed.
-// ctx should allow spread plus CloseTimeout. Clients over HTTP/2 come back to this process unless http.Server.Shutdown
-// is called as well.
+// Drain is Shutdown for a process that is being replaced. First it closes the sockets with CloseServiceRestart in
+// random order, evenly over spread; meanwhile handshakes succeed. ctx should allow spread and CloseTimeout.
 func (h *Handler) Drain(ctx context.Context, spread time.Duration) error {
 	h.init()
 	begin, closed := time.Now(), h.registry.whenClosed()
@@ -73,7 +70,7 @@ func (h *Handler) shutdown(ctx context.Context, code CloseCode) error {
 	return fmt.Errorf("foyer: shutdown was not finished, and %d sockets were cut off: %w", len(rest)+len(guests), ctx.Err())
 }
 
-// Close is Shutdown with a timeout of one second. It always returns nil.
+// Close is Shutdown within a second.
 func (h *Handler) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), lingerTime)
 	defer cancel()

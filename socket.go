@@ -12,10 +12,9 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// A MessageType is an opcode (RFC 6455 section 11.8).
+// A MessageType is an opcode.
 type MessageType int
 
-// The types of a message.
 const (
 	Text   MessageType = MessageType(frame.Text)   // UTF-8
 	Binary MessageType = MessageType(frame.Binary) // anything
@@ -32,10 +31,9 @@ func (t MessageType) String() string {
 	return "invalid message type"
 }
 
-// A State is the state of a Socket, which begins after the handshake.
+// A State is the state of a Socket after the handshake.
 type State int32
 
-// The states of a Socket, in order.
 const (
 	StateOpen    State = iota // messages go both ways
 	StateClosing              // a close frame was sent or received
@@ -55,11 +53,9 @@ func (s State) String() string {
 	return "invalid state"
 }
 
-// A Socket is a WebSocket connection of a server or client. Close or Abort every one, as [Handler.ForEach] does.
-//
-// All methods may be called at any time from any goroutine. Concurrent messages do not mix; a second reader gets
-// ErrReading. Pings are answered and close frames seen only while something reads: a program that only writes calls
-// CloseRead.
+// A Socket is a WebSocket connection of a server or client. Close or Abort every one. All methods are safe for
+// concurrent use: messages do not mix, and a second reader gets ErrReading. Pings are answered and close frames seen
+// only while something reads.
 type Socket struct {
 	wire        *wire.Conn
 	config      *config
@@ -114,7 +110,7 @@ func newSocket(c *wire.Conn, cfg *config, r record, subprotocol string, server b
 // State returns the current state.
 func (s *Socket) State() State { return State(s.state.Load()) }
 
-// Done returns a channel that is closed when the socket has ended. Its Events may still be running.
+// Done is closed when the socket has ended. Its Events may still be running.
 func (s *Socket) Done() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -145,8 +141,8 @@ func (s *Socket) end() *CloseError {
 	return s.fate
 }
 
-// Request returns a copy of the handshake's request without body and with a context that never ends. It has what
-// Authorize changed in URL and header. Use PathValue: chi reuses what chi.URLParam needs.
+// Request returns a copy of the handshake's request as Authorize left it, without body, with a context that never ends.
+// Use its PathValue, not chi.URLParam.
 func (s *Socket) Request() *http.Request {
 	r := s.request.unpack()
 	if s.request.base == nil {
@@ -159,14 +155,13 @@ func (s *Socket) Request() *http.Request {
 // Subprotocol returns the negotiated subprotocol, or "".
 func (s *Socket) Subprotocol() string { return s.subprotocol }
 
-// LocalAddr returns the connection's local address.
+// LocalAddr returns the local address.
 func (s *Socket) LocalAddr() net.Addr { return s.wire.LocalAddr() }
 
-// RemoteAddr returns the connection's remote address, which may be a proxy's.
+// RemoteAddr returns the remote address, perhaps a proxy's.
 func (s *Socket) RemoteAddr() net.Addr { return s.wire.RemoteAddr() }
 
-// UnderlyingConn returns the connection, to inspect or tune. Do not read, write, close it or set deadlines. On Linux,
-// for TCP and Unix sockets, it is a copy.
+// UnderlyingConn returns the connection, or a copy, to inspect or tune. Do not read, write, close it or set deadlines.
 func (s *Socket) UnderlyingConn() net.Conn { return s.wire.NetConn() }
 
 // traffic returns what went through the socket so far.

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// IsHandshake reports whether r asks for a WebSocket, with an upgrade (RFC 6455 section 4.1) or an extended CONNECT
-// (RFC 8441 section 5). r may still be invalid.
+// IsHandshake reports whether r asks for a WebSocket, by an upgrade (RFC 6455) or an extended CONNECT (RFC 8441). r may
+// still be invalid.
 func IsHandshake(r *http.Request) bool {
 	if isConnect(r) {
 		return strings.EqualFold(connectProtocol(r), "websocket")

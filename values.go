@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// SetValue stores a value in r for [Socket.Value]. Middleware and Authorize use it to say who the client is. key is as
-// for context.WithValue. A nil value removes it. One request must not be changed concurrently.
+// SetValue stores a value in r for [Socket.Value]: who the client is, for example. key is as for context.WithValue. Nil
+// removes it.
 func SetValue(r *http.Request, key, value any) {
 	v, ok := r.Context().Value(valuesKey{}).(*values)
 	if !ok {
@@ -17,7 +17,7 @@ func SetValue(r *http.Request, key, value any) {
 	v.set(key, value)
 }
 
-// Value returns the value stored for key, or nil, even when the socket has ended.
+// Value returns the value for key, or nil, even after the socket has ended.
 func (s *Socket) Value(key any) any {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -27,7 +27,7 @@ func (s *Socket) Value(key any) any {
 	return s.extra.values.get(key)
 }
 
-// SetValue stores a value for key. A nil value removes the key.
+// SetValue stores a value for key. Nil removes it.
 func (s *Socket) SetValue(key, value any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

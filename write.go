@@ -8,31 +8,30 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// Write sends p as a message, and does not keep it. Text must be UTF-8, or peers disconnect. Write returns when the
-// kernel or the write buffer has p, and waits while the buffer is full. From 16 KiB on it waits for the kernel; if ctx
-// ends in the middle of such a message, the socket is aborted, and otherwise nothing was sent. Over TLS a client can
-// block Write for up to PongTimeout. For many clients use TryWrite or Broadcast.
+// Write sends a message and does not keep p. Text must be UTF-8, or peers disconnect. It returns when the kernel or the
+// write buffer has p; from 16 KiB on, when the kernel has it. If ctx ends in the middle of such a message, the socket
+// is aborted. Over TLS a client can block Write for PongTimeout. For many clients use TryWrite or Broadcast.
 func (s *Socket) Write(ctx context.Context, t MessageType, p []byte) error {
 	return s.send(ctx, t, p, waitWritten)
 }
 
-// SendText sends m as a text message, like Write.
+// SendText is Write for text.
 func (s *Socket) SendText(ctx context.Context, m string) error {
 	return s.send(ctx, Text, []byte(m), waitWritten)
 }
 
-// SendBinary sends p as a binary message, like Write.
+// SendBinary is Write for binary messages.
 func (s *Socket) SendBinary(ctx context.Context, p []byte) error {
 	return s.send(ctx, Binary, p, waitWritten)
 }
 
-// TryWrite is Write without waiting. It buffers p, however long, or returns ErrWriteBufferFull, ErrWriterOpen, or
-// ErrMessageTooBig for more than MaxWriteBuffer.
+// TryWrite is Write without waiting. It buffers p, or returns ErrWriteBufferFull, ErrWriterOpen, or ErrMessageTooBig
+// for more than MaxWriteBuffer.
 func (s *Socket) TryWrite(t MessageType, p []byte) error {
 	return s.send(background, t, p, noWait)
 }
 
-// Flush waits until the kernel has everything that was written before.
+// Flush waits until the kernel has all earlier writes.
 func (s *Socket) Flush(ctx context.Context) error {
 	if err := s.wire.Flush(ctx); err != nil {
 		return s.writeError(err)
@@ -40,7 +39,7 @@ func (s *Socket) Flush(ctx context.Context) error {
 	return nil
 }
 
-// BytesToWrite returns how many bytes are buffered, headers included.
+// BytesToWrite returns how many bytes are buffered.
 func (s *Socket) BytesToWrite() int { return s.wire.BytesToWrite() }
 
 // A waitMode says what to wait for with a message.
@@ -196,8 +195,8 @@ func (s *Socket) sendPrepared(ctx context.Context, f *wire.Frame) (mark uint64, 
 	}
 }
 
-// Writer returns a writer for one message, sent in frames as it is written. It must be closed: other messages wait
-// until then. If ctx ends first, the socket is aborted. With compression it takes about 1 MiB.
+// Writer returns a writer for one message, sent in frames as it is written. Other messages wait until it is closed. The
+// end of ctx aborts the socket. Compression takes about 1 MiB meanwhile.
 func (s *Socket) Writer(ctx context.Context, t MessageType) (io.WriteCloser, error) {
 	if t != Text && t != Binary {
 		return nil, errBadMessageType

@@ -65,24 +65,28 @@ type server struct {
 }
 
 // start starts servers and three nodes. Each node knows all servers, or only its own.
-func start(t *tools, f *fault) (c *cluster, err error) {
+func start(t *tools, f *fault) (*cluster, error) {
 	folder, err := os.MkdirTemp(t.folder, "cluster")
 	if err != nil {
 		return nil, err
 	}
-	c = &cluster{tools: t, fault: f, folder: folder, down: make(map[int]bool)}
-	defer func() {
-		if err != nil {
-			c.stop()
-		}
-	}()
+	c := &cluster{tools: t, fault: f, folder: folder, down: make(map[int]bool)}
+	if err := c.startAll(); err != nil {
+		c.stop()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *cluster) startAll() (err error) {
+	f := c.fault
 	if f.wired {
 		if c.wires, err = layWires(f.servers); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := c.startNATS(f.servers); err != nil {
-		return nil, err
+		return err
 	}
 	for i := range 3 {
 		var urls []string
@@ -92,21 +96,21 @@ func start(t *tools, f *fault) (c *cluster, err error) {
 			}
 		}
 		addr := "127.0.0.1:" + freePort()
-		n, err := c.process(t.node, "node", "-addr", addr, "-nats", strings.Join(urls, ","), "-replicas", fmt.Sprint(f.servers))
+		n, err := c.process(c.node, "node", "-addr", addr, "-nats", strings.Join(urls, ","), "-replicas", fmt.Sprint(f.servers))
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if err := n.start(); err != nil {
-			return nil, err
+			return err
 		}
 		c.nodes, c.addrs = append(c.nodes, n), append(c.addrs, addr)
 	}
 	for i := range c.nodes {
 		if err := c.awaitReady(i); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return c, nil
+	return nil
 }
 
 // process prepares a process, which has a clock of its own.

@@ -57,11 +57,12 @@ func (h *Handler) Incoming(ctx context.Context) iter.Seq[*Socket] {
 	}
 }
 
-// ForEach calls f for each new socket, on its own goroutine. f's context ends with ctx, or when the client is gone.
+// ForEach calls f for each new socket, on its own goroutine. f's context ends when f returns, ctx ends or the client
+// leaves.
 //
-// When f returns, the socket is closed with CloseNormalClosure, CloseGoingAway if ctx is done, or
-// CloseInternalServerErr after a panic, unless it handles events. ForEach returns ctx's error, or ErrClosed, once its
-// sockets have ended.
+// When f returns, the socket is closed with CloseNormalClosure, or CloseGoingAway if ctx is done, unless it handles
+// events; after a panic, with CloseInternalServerErr. ForEach returns ctx's error, or ErrClosed, once those that it
+// closes have ended.
 func (h *Handler) ForEach(ctx context.Context, f func(context.Context, *Socket)) error {
 	h.init()
 	if f == nil {

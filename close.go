@@ -16,8 +16,8 @@ import (
 // maxReason is how many bytes of reason fit into a close frame behind the code, RFC 6455 section 5.5.
 const maxReason = 123
 
-// Close sends a close frame after earlier writes (RFC 6455 section 7.1.2) and returns at once. The socket ends when the
-// peer answers, or after CloseTimeout. Programs that exit should wait for Done. A second Close does nothing.
+// Close sends a close frame after earlier writes, cutting off an open Writer, and returns at once. The socket ends when
+// the peer answers, or after CloseTimeout. Programs that exit should wait for Done. A second Close does nothing.
 //
 // Codes 1000 to 1003, 1007 to 1014 and 3000 to 4999 may be sent; CloseNoStatusReceived sends none. For others Close
 // returns an error and sends CloseInternalServerErr. Reasons are cut at 123 bytes.

@@ -43,7 +43,7 @@ type DialOptions struct {
 	// Supplies and stores cookies.
 	Jar http.CookieJar
 
-	// Returns nil or the proxy (http, https or socks5) for a request, whose URL has http or https. Default:
+	// Returns nil or the proxy (http, https, socks5). The request's URL has http for ws, https for wss. Default:
 	// http.ProxyFromEnvironment.
 	Proxy func(*http.Request) (*url.URL, error)
 
@@ -66,15 +66,15 @@ type DialOptions struct {
 	Compression                            CompressionMode
 	CompressionLevel, CompressionThreshold int
 
-	// Gets panics.
+	// Gets panics. Default: slog.Default().
 	Logger *slog.Logger
 }
 
 // Dial opens a socket to a ws, wss, http or https URL (RFC 6455 section 4.1). Its user and password become basic
-// authentication. o may be nil.
+// authentication. ctx limits only Dial; o may be nil.
 //
-// A refusal, redirect or invalid answer is a *HandshakeError; the response has up to 1 KiB of body, already closed.
-// Other errors are a *TLSError, ErrHandshakeTimeout and ctx's.
+// A refusal, redirect or invalid answer is a *HandshakeError; the response's body, up to 1 KiB, needs no Close. Other
+// errors include *TLSError, ErrHandshakeTimeout and ctx's.
 func Dial(ctx context.Context, target string, o *DialOptions) (*Socket, *http.Response, error) {
 	if o == nil {
 		o = new(DialOptions)

@@ -13,7 +13,7 @@ import (
 	"github.com/foyerws/foyer/internal/frame"
 )
 
-// A CloseCode says why a socket ended (RFC 6455 section 7.4). Programs may use 4000 to 4999.
+// A CloseCode says why a socket ended (RFC 6455 section 7.4). Private codes are 4000 to 4999.
 type CloseCode int
 
 // The codes of the IANA registry. 1005, 1006 and 1015 are never sent.
@@ -74,7 +74,7 @@ var (
 	ErrWriterOpen       = errors.New("foyer: a Writer is open")
 	ErrPingTimeout      = errors.New("foyer: peer does not answer") // see PongTimeout
 	ErrMessageTooBig    = errors.New("foyer: message too big")      // see MaxMessageSize, MaxFrameSize, TryWrite
-	ErrNotListening     = errors.New("foyer: not listening")        // the Server
+	ErrNotListening     = errors.New("foyer: not listening")        // Server.File, Close, Drain, Shutdown
 	ErrReading          = errors.New("foyer: socket is being read already")
 
 	errDropped        = errors.New("foyer: the rest of the message was dropped by a later Read")
@@ -89,11 +89,11 @@ var (
 
 // A HandshakeError is a refused handshake. Authorize may return one to choose the answer.
 type HandshakeError struct {
-	Status  int           // of the answer; 0 without one
-	Code    CloseCode     // as QWebSocketServer reports it
+	Status  int           // of the answer (Authorize: 300 to 599); 0 without one
+	Code    CloseCode     // never sent; QWebSocketServer's
 	Reason  string        // the body of the answer
 	Err     error         // never sent; may be nil
-	Request *http.Request // may be nil; valid during the call
+	Request *http.Request // may be nil; do not keep it
 
 	header http.Header // for the answer
 	hint   string      // for the log
@@ -143,7 +143,7 @@ func errorText(s string, parts ...string) string {
 // Unwrap returns Err.
 func (e *HandshakeError) Unwrap() error { return e.Err }
 
-// An AcceptError is an error of a Server's listener. After temporary ones it goes on.
+// An AcceptError is an error of a listener. After temporary ones the Server goes on.
 type AcceptError struct{ Err error }
 
 func (e *AcceptError) Error() string { return "foyer: accept: " + inner(e.Err) }
@@ -164,7 +164,8 @@ func (e *TLSError) Error() string {
 // Unwrap returns Err.
 func (e *TLSError) Unwrap() error { return e.Err }
 
-// A PanicError is a panic in a function of the program. It is logged, and ends one handshake (with 500) or socket.
+// A PanicError is a panic in a hook, callback, Source or ForEach function. It is logged, and ends one handshake (with
+// 500) or socket.
 type PanicError struct {
 	Value any    // what was given to panic
 	Stack []byte // where
@@ -186,7 +187,7 @@ type CloseError struct {
 	// Do not trust it.
 	Reason string
 
-	// What broke the connection; nil after a close handshake.
+	// The cause; nil after a close handshake or Abort.
 	Err error
 
 	socket *Socket // that ended

@@ -13,7 +13,7 @@ import (
 // delays its own socket only; one that panics ends it with CloseInternalServerErr. On Linux, over TCP and Unix sockets,
 // an idle socket has no goroutine.
 type Events struct {
-	// Each message. p is valid until it returns; text is UTF-8. Its writes are sent together, within about a
+	// Each message. p is valid until it returns; text is UTF-8. Writes in it leave together, within about a
 	// millisecond.
 	Message func(s *Socket, t MessageType, p []byte)
 
@@ -27,10 +27,10 @@ type Events struct {
 	// The kernel has taken n more bytes, headers included.
 	BytesWritten func(s *Socket, n int)
 
-	// StateClosing (unless aborted) and StateClosed.
+	// StateClosing (unless aborted or broken) and StateClosed.
 	StateChanged func(s *Socket, state State)
 
-	// There was no close handshake. Closed follows.
+	// A *CloseError with an Err. Closed follows.
 	Error func(s *Socket, err error)
 
 	// A close frame is about to be sent or answered; what this writes goes first.
@@ -40,15 +40,15 @@ type Events struct {
 	Closed func(s *Socket, code CloseCode, reason string)
 }
 
-// Handle has e called from now on, in place of Read. It panics if called twice, after CloseRead, or during a Read.
+// Handle returns at once; e is called in place of Read. It panics if called twice, after CloseRead, or during a Read.
 func (s *Socket) Handle(e Events) {
 	if !s.handle(&listener{Events: e}) {
 		panic("foyer: Handle on a socket that is being read, or handles events already")
 	}
 }
 
-// CloseRead drops messages and answers pings and close frames, for programs that only write. It panics after Handle or
-// during a Read.
+// CloseRead starts dropping messages and answering pings and close frames, where programs only write. It panics after
+// Handle or during a Read.
 func (s *Socket) CloseRead() {
 	if l := s.events.Load(); l != nil && l.drops {
 		return
@@ -263,9 +263,7 @@ func (s *Socket) called(l *listener) {
 	v := recover()
 	l.busy.Store(0)
 	if v != nil {
-		err := newPanicError(v)
-		s.beginClose(CloseInternalServerErr, "")
-		go s.config.reportPanicError("an Events function", s, err) // not on a loop
+		s.panicked(v)
 	}
 	s.returnCalls(l)
 }
@@ -422,8 +420,15 @@ func (s *Socket) callClosingFromReader() {
 func (s *Socket) contained(f func()) {
 	defer func() {
 		if v := recover(); v != nil {
-			go s.config.reportPanicError("an Events function", s, newPanicError(v))
+			s.panicked(v)
 		}
 	}()
 	f()
+}
+
+// panicked closes the socket, because one of its functions has panicked.
+func (s *Socket) panicked(v any) {
+	err := newPanicError(v)
+	s.beginClose(CloseInternalServerErr, "")
+	go s.config.reportPanicError("an Events function", s, err) // not on a loop
 }

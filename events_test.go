@@ -306,6 +306,36 @@ func TestPanicsInEvents(t *testing.T) {
 	}
 }
 
+// TestPanicsAtTheEdge end the socket as well, where it was open.
+func TestPanicsAtTheEdge(t *testing.T) {
+	for name, e := range map[string]Events{
+		"BytesWritten": {BytesWritten: func(*Socket, int) { panic("no") }},
+		"Closing":      {Closing: func(*Socket) { panic("no") }, Message: func(s *Socket, _ MessageType, _ []byte) { s.Close(4000, "bye") }},
+		"StateChanged": {StateChanged: func(*Socket, State) { panic("no") }, Message: func(s *Socket, _ MessageType, _ []byte) { s.Close(4000, "bye") }},
+	} {
+		reports := make(chan error, 10)
+		h := closeHandler(t, &Handler{OnError: func(err error) { reports <- err }})
+		c, s := connectTCP(t, h)
+		if e.Message == nil {
+			e.Message = echoBack
+		}
+		s.Handle(e)
+		c.WriteMessage(websocket.TextMessage, []byte("hi"))
+		want := 4000
+		if name == "BytesWritten" {
+			want = int(CloseInternalServerErr)
+			c.ReadMessage()
+		}
+		if _, _, err := c.ReadMessage(); !websocket.IsCloseError(err, want) {
+			t.Error(name, err)
+		}
+		var panicked *PanicError
+		if err := <-reports; !errors.As(err, &panicked) {
+			t.Error(name, err)
+		}
+	}
+}
+
 func TestListenTakesOver(t *testing.T) {
 	t.Run("from a Reader", func(t *testing.T) {
 		h := closeHandler(t, &Handler{})

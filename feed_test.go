@@ -251,3 +251,48 @@ func TestPrepare(t *testing.T) {
 	}()
 	Prepare(0, nil)
 }
+
+// A bomb panics in one of its methods.
+type bomb struct {
+	page
+	where string
+}
+
+func (b *bomb) Peek(messages []*Prepared, upto uint64, max int) []*Prepared {
+	if b.where == "Peek" {
+		panic("no")
+	}
+	return b.page.Peek(messages, upto, max)
+}
+
+func (b *bomb) Advance(n int) {
+	b.page.Advance(n)
+	if b.where == "Advance" {
+		panic("no")
+	}
+}
+
+// TestPanicOfASource ends its socket.
+func TestPanicOfASource(t *testing.T) {
+	for _, where := range []string{"Peek", "Advance"} {
+		reports := make(chan error, 10)
+		h := closeHandler(t, &Handler{OnError: func(err error) { reports <- err }})
+		server, client := dialled(t, h, nil)
+		var j journal
+		f := server.NewFeed(&bomb{page{journal: &j}, where})
+		f.PullNow(j.add(Text, "one"))
+		var closed *CloseError
+		for {
+			if _, _, err := client.Read(t.Context()); err != nil {
+				if !errors.As(err, &closed) || closed.Code != CloseInternalServerErr {
+					t.Error(where, err)
+				}
+				break
+			}
+		}
+		var panicked *PanicError
+		if err := <-reports; !errors.As(err, &panicked) || panicked.Value != "no" {
+			t.Error(where, err)
+		}
+	}
+}

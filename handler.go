@@ -16,9 +16,9 @@ import (
 
 // A Handler accepts WebSockets, as an http.Handler in any router and from raw connections.
 //
-// The zero value works: a field that is 0 has its default, or sets no limit. So does a negative one; without limits one
-// client may take all memory or hold a connection forever. Do not change fields after first use, or copy a Handler. It
-// is safe for concurrent use.
+// The zero value works: 0 is the default, or no limit. Negative is no limit (PongTimeout, CloseTimeout: the default);
+// without limits one client may take all memory or hold a connection forever. Do not change fields after first use, or
+// copy a Handler. Its methods and functions may run concurrently.
 type Handler struct {
 	// The Server header of answers.
 	ServerName string
@@ -26,7 +26,7 @@ type Handler struct {
 	// Which web pages may connect. Default: [SameOrigin]. Pages wrongly admitted can act as users known by cookies.
 	Origins OriginAuthenticator
 
-	// Asked after Origins. The request's context ends with the handshake. The header is added to the answer. An error
+	// Asked after Origins. The request's context ends with the handshake. The header is added to any answer. An error
 	// is a 403, or Status and Reason of a *HandshakeError.
 	Authorize func(*http.Request) (http.Header, error)
 
@@ -35,8 +35,8 @@ type Handler struct {
 
 	// How many sockets may wait for Accept. Default: 30. It has no effect while ForEach runs.
 	//
-	// When the pool is full, up to 4,096 handshakes wait within HandshakeTimeout, as long as an Accept waits or took a
-	// socket less than a second ago. Otherwise clients get 503.
+	// When the pool is full, up to 4,096 handshakes wait within HandshakeTimeout, while the program takes sockets, at
+	// least one a second. Otherwise clients get 503.
 	MaxPending int
 
 	// How many sockets may be open, pending ones included. Others get 503.
@@ -64,7 +64,7 @@ type Handler struct {
 	// Lets clients negotiate permessage-deflate. It costs CPU time, and 1 MiB while compressing.
 	Compression CompressionMode
 
-	// How many bytes all sockets keep for context takeover; others go without. Default: 64 MiB.
+	// How many bytes sockets keep for context takeover; further ones go without. Default: 64 MiB.
 	CompressionMemory int64
 
 	// 1 (fastest) to 9; others panic. Windows below 32 KiB ignore it. Default: 3.
@@ -77,7 +77,8 @@ type Handler struct {
 	PingInterval time.Duration
 
 	// How long a client may take to send anything after a ping, or to accept output, before the socket ends with
-	// ErrPingTimeout. Default: 30 seconds. On Linux, TCP acknowledgments count while the program does not read.
+	// ErrPingTimeout. Default: 30 seconds. While input lies unread, TCP acknowledgments suffice on Linux; elsewhere
+	// nothing is needed.
 	PongTimeout time.Duration
 
 	// How long a client may take to answer a close frame. Default: 5 seconds.
@@ -450,14 +451,14 @@ func (h *Handler) SetHandshakeTimeout(d time.Duration) {
 // Stats counts what a Handler has done.
 type Stats struct {
 	Open, Pending int                  // sockets, now; pending ones count as open
-	Upgraded      uint64               // handshakes
+	Upgraded      uint64               // successful handshakes
 	Accepted      uint64               // sockets that the program took
 	Refused       map[int]uint64       // handshakes, by HTTP status; 0: no answer
 	Closed        map[CloseCode]uint64 // sockets that ended
 	MessagesIn    uint64
 	MessagesOut   uint64
 	BytesIn       uint64 // frame headers included
-	BytesOut      uint64 // these, and handshakes
+	BytesOut      uint64 // headers, handshakes included
 }
 
 // Stats returns the current counts.

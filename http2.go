@@ -16,8 +16,8 @@ import (
 var ErrNoExtendedConnect = errors.New("foyer: HTTP/2 needs import _ \"github.com/foyerws/foyer/extendedconnect\" or GODEBUG=http2xconnect=1")
 
 // EnableHTTP2 prepares srv for WebSockets over HTTP/2 (RFC 8441), before it serves. Routes must accept CONNECT as well
-// as GET. After an error, clients use HTTP/1.1. Where srv.HTTP2 sets nothing else, unread input is limited to 128 KiB
-// per stream and 4 MiB per connection, writes to 30 seconds.
+// as GET. After an error, clients use HTTP/1.1. Where srv.HTTP2 sets nothing, unread input is limited to 128 KiB per
+// stream and 4 MiB per connection, stalled writes to 30 seconds.
 func EnableHTTP2(srv *http.Server) error {
 	if srv.HTTP2 == nil {
 		srv.HTTP2 = new(http.HTTP2Config)

@@ -15,7 +15,7 @@ func WriteJSON(ctx context.Context, s *Socket, v any) error {
 	return s.Write(ctx, Text, p)
 }
 
-// ReadJSON decodes a message into v. After invalid JSON the socket stays open. Other errors are [Socket.Read]'s.
+// ReadJSON decodes any message into v. After invalid JSON the socket stays open. Other errors are [Socket.Read]'s.
 func ReadJSON(ctx context.Context, s *Socket, v any) error {
 	_, p, err := s.Read(ctx)
 	if err != nil {

@@ -2,7 +2,7 @@ package foyer
 
 import "github.com/foyerws/foyer/internal/wire"
 
-// Limits are values for [Handler]'s fields of these names.
+// Limits are like [Handler]'s fields of these names, 0 included.
 type Limits struct {
 	MaxMessageSize    int64
 	MaxFrameSize      int64
@@ -18,5 +18,5 @@ func (l Limits) rules(r *wire.Rules) *wire.Rules {
 	return &limited
 }
 
-// SetLimits changes this socket's limits from the next frame on.
+// SetLimits replaces all limits from the next frame on.
 func (s *Socket) SetLimits(l Limits) { s.wire.SetRules(l.rules(s.wire.Rules())) }

@@ -11,9 +11,9 @@ import (
 	"unicode/utf8"
 )
 
-// NetConn returns the bytes of s's messages as a net.Conn, the only reader of s. Write sends messages of type t, of up
-// to 32 KiB. Read fails for the other type, and returns io.EOF after CloseNormalClosure or CloseGoingAway. Close sends
-// CloseNormalClosure and waits up to CloseTimeout for the kernel. The end of ctx aborts s.
+// NetConn returns a net.Conn of the bytes of s's messages; nothing else may read s. Write sends messages of type t,
+// split at 32 KiB. The other type ends s; Read returns io.EOF after CloseNormalClosure or CloseGoingAway. Close sends
+// CloseNormalClosure and waits up to CloseTimeout until the kernel has all. The end of ctx aborts s.
 func NetConn(ctx context.Context, s *Socket, t MessageType) net.Conn {
 	c := &netConn{socket: s, kind: t, messages: make(chan []byte), writing: make(chan struct{}, 1), closed: make(chan struct{})}
 	c.readBy.init()

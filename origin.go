@@ -72,7 +72,7 @@ func RequireOrigin(a OriginAuthenticator) OriginAuthenticator {
 //	https://*.example.com       any host below example.com
 //	http://localhost:*          any port
 //
-// Case, default ports and Punycode make no difference. Several origins and "null" are refused.
+// Case, default ports and Punycode make no difference. Origin lists and "null" are refused.
 func AllowOrigins(patterns ...string) OriginAuthenticator {
 	list := make(originList, len(patterns))
 	for i, p := range patterns {

@@ -28,8 +28,8 @@ var errLongPing = errors.New("foyer: a ping carries at most 125 bytes (RFC 6455 
 // lastPing numbers the pings that came without a payload of their own.
 var lastPing atomic.Uint64
 
-// Ping sends a ping of up to 125 bytes and returns the time until its pong (RFC 6455 section 5.5.2). ErrPingTimeout
-// leaves the socket open. Something must read. Callbacks use TryPing.
+// Ping sends a ping of up to 125 bytes and returns the time until its pong. ErrPingTimeout, after PongTimeout, leaves
+// the socket open. Something must read. Callbacks use TryPing.
 func (s *Socket) Ping(ctx context.Context, payload []byte) (time.Duration, error) {
 	if len(payload) > maxControl {
 		return 0, errLongPing

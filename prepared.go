@@ -9,7 +9,7 @@ import (
 	"github.com/foyerws/foyer/internal/wire"
 )
 
-// A Prepared is a message that is encoded once for many sockets.
+// A Prepared is a message of Sources, encoded once for many sockets.
 type Prepared struct {
 	id      uint64
 	kind    MessageType
@@ -103,7 +103,8 @@ func (m *Prepared) encode(e encoding, newKey func() uint32) []byte {
 }
 
 // A Source has messages for one socket, which takes them when its network can: a cursor in a shared log instead of a
-// queue per socket. Positions are its own. It is called with the socket locked: it must return soon, and not call it.
+// queue per socket. Positions are its own. Pull and writes call it with the socket locked: it must return soon, call no
+// socket, and need no lock of theirs.
 type Source interface {
 	// Appends the next messages, at most max, up to upto. After none, another Pull is needed.
 	Peek(messages []*Prepared, upto uint64, max int) []*Prepared
@@ -120,20 +121,19 @@ type Feed struct {
 	run    int // how many messages the one frame of the last Peek stands for; 0 if each has its own
 }
 
-// NewFeed returns a Feed. A slow client holds one message of it, or 4 KiB of short ones, beside MaxWriteBuffer. With
-// context takeover they are sent uncompressed.
+// NewFeed returns a Feed. A slow client holds one message of it, or 4 KiB of short ones, beside MaxWriteBuffer. Context
+// takeover does not compress its messages.
 func (s *Socket) NewFeed(source Source) *Feed {
 	f := &Feed{socket: s, source: source}
 	f.wire = wire.NewFeed((*feedSource)(f))
 	return f
 }
 
-// Pull has messages up to position upto written when the client takes them, between earlier and later writes, but not
-// within a Writer's message. It does not wait. Close drops what is not written. It is safe for concurrent use. Errors
-// are Write's on a closed socket.
+// Pull has messages up to position upto sent when the client takes them, behind earlier writes and any open Writer. It
+// does not wait. Socket.Close drops what is not written. Pull is safe for concurrent use. Its error is ErrClosed.
 func (f *Feed) Pull(upto uint64) error { return f.pull(upto, wire.Batched) }
 
-// PullNow is Pull for a Source that cannot keep its messages, which then do not wait for others.
+// PullNow is Pull that writes at once, for a Source that cannot keep its messages.
 func (f *Feed) PullNow(upto uint64) error { return f.pull(upto, wire.Now) }
 
 func (f *Feed) pull(upto uint64, how wire.Leave) error {
@@ -185,6 +185,7 @@ type feedSource Feed
 var peeked = sync.Pool{New: func() any { return new([]*Prepared) }}
 
 func (f *feedSource) Peek(frames [][]byte, upto uint64, max int) [][]byte {
+	defer f.contain()
 	room := peeked.Get().(*[]*Prepared)
 	*room = f.source.Peek((*room)[:0], upto, max)
 	f.run = 0
@@ -203,6 +204,17 @@ func (f *feedSource) Peek(frames [][]byte, upto uint64, max int) [][]byte {
 	return frames
 }
 
+// contain has a panic of the Source end the socket, which is locked.
+func (f *feedSource) contain() {
+	if v := recover(); v != nil {
+		s, err := f.socket, newPanicError(v)
+		go func() {
+			s.config.reportPanicError("a Source", s, err)
+			s.Close(CloseInternalServerErr, "")
+		}()
+	}
+}
+
 // sendsPlain reports whether the messages of a Feed are sent as they are, in one frame.
 func (s *Socket) sendsPlain() bool {
 	rules := s.wire.Rules()
@@ -210,6 +222,7 @@ func (s *Socket) sendsPlain() bool {
 }
 
 func (f *feedSource) Advance(n int) {
+	defer f.contain()
 	if f.run > 0 && n > 0 {
 		n = f.run
 	}

@@ -11,7 +11,8 @@ import (
 )
 
 // Read waits for a message, which the caller owns. Text is valid UTF-8. If ctx ends before a message has begun, Read
-// returns its error and the socket stays open; later, the socket is aborted. Other errors but ErrReading are final.
+// returns its error and the socket stays open; later, the socket is aborted. Errors other than these and ErrReading are
+// final *CloseErrors.
 func (s *Socket) Read(ctx context.Context) (MessageType, []byte, error) {
 	if err := s.lockRead(ctx); err != nil {
 		return 0, nil, err
@@ -36,7 +37,7 @@ func (s *Socket) Read(ctx context.Context) (MessageType, []byte, error) {
 	return t, p, nil
 }
 
-// Reader is Read for long messages: bytes are returned as they arrive. The next Read or Reader drops the rest.
+// Reader is Read for long messages, returned as they arrive within ctx. The next Read or Reader drops the rest.
 func (s *Socket) Reader(ctx context.Context) (MessageType, io.Reader, error) {
 	if err := s.lockRead(ctx); err != nil {
 		return 0, nil, err

@@ -16,12 +16,12 @@ const (
 	steadyTime       = 30 * time.Second // a socket that lived so long was no failure
 )
 
-// Redial keeps a client connected. It dials, calls f with a context that ends with ctx or the socket, closes the
-// socket, and dials again, after a random time of up to 1 second, which doubles up to 30 seconds with each failure, or
-// what Retry-After says.
+// Redial keeps a client connected. It dials, calls f with a context that ends with f, ctx or the socket, closes the
+// socket, and dials again, after a random time of up to 1 second, which doubles up to 30 seconds until sockets last so
+// long, or what Retry-After says.
 //
-// It returns ctx's error, or one that retrying cannot fix: an invalid argument, f's while the socket is open, or a
-// refusal with a status of 300 to 499 other than 408, 425 and 429.
+// It returns ctx's error, or one that retrying cannot fix: an invalid argument, f's on an open socket, or a refusal
+// with a status of 300 to 499 other than 408, 425 and 429.
 func Redial(ctx context.Context, target string, o *DialOptions, f func(ctx context.Context, s *Socket) error) error {
 	if o == nil {
 		o = new(DialOptions)

@@ -14,7 +14,8 @@ import (
 	"github.com/foyerws/foyer/internal/netpoll"
 )
 
-// A Server performs handshakes on a listener, without net/http. It is safe for concurrent use. Do not copy it.
+// A Server performs handshakes on one listener, for any path, without net/http. It is safe for concurrent use. Do not
+// copy it.
 type Server struct {
 	// Performs the handshakes. It must not be nil.
 	Handler *Handler
@@ -61,7 +62,7 @@ func (s *Server) serveInBackground(l net.Listener) error {
 	return err
 }
 
-// ListenAndServe serves on a TCP address until the Server is closed. It returns ErrClosed.
+// ListenAndServe is Serve on a TCP address.
 func (s *Server) ListenAndServe(addr string) error {
 	l, err := listen("tcp", addr)
 	if err != nil {
@@ -76,8 +77,7 @@ func listen(network, addr string) (net.Listener, error) {
 	return config.Listen(context.Background(), network, addr)
 }
 
-// Serve serves the connections of l, which it closes, until the Server is closed. It returns ErrClosed or an
-// *AcceptError.
+// Serve serves l's connections until the Server is closed, and closes l. It returns ErrClosed or an *AcceptError.
 func (s *Server) Serve(l net.Listener) error { return s.serve(l, netpoll.Plain) }
 
 func (s *Server) serve(l net.Listener, acceptor func(net.Listener) netpoll.Acceptor) error {
@@ -228,7 +228,7 @@ func (s *Server) URL() *url.URL {
 }
 
 // File returns a copy of the listening socket, which the caller closes, for a process that takes over with ListenFile.
-// The path of a Unix socket stays. Errors are ErrNotListening and errors.ErrUnsupported.
+// A Unix socket's path survives Close. Errors are ErrNotListening and errors.ErrUnsupported.
 func (s *Server) File() (*os.File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -260,7 +260,7 @@ func (s *Server) Resume() {
 	}
 }
 
-// Shutdown closes the listener and calls Handler.Shutdown. It may return ErrNotListening.
+// Shutdown closes the listener and calls Handler.Shutdown.
 func (s *Server) Shutdown(ctx context.Context) error {
 	err := s.stopForGood()
 	if s.Handler == nil {

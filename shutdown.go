@@ -7,14 +7,14 @@ import (
 )
 
 // Shutdown refuses handshakes, closes every socket with CloseGoingAway, and waits for clients, ForEach functions and
-// Events.Closed. When ctx is done (allow more than CloseTimeout), it cuts off the rest and returns ctx's error. ForEach
-// functions must not call it. Call it before http.Server.Shutdown.
+// Events.Closed. When ctx is done (allow more than CloseTimeout), it cuts off the rest and returns ctx's error. No
+// callback may call it. Call it before http.Server.Shutdown.
 func (h *Handler) Shutdown(ctx context.Context) error {
 	h.init()
 	return h.shutdown(ctx, CloseGoingAway)
 }
 
-// Drain is Shutdown for a process that is being replaced. First it closes the sockets with CloseServiceRestart in
+// Drain is Shutdown with CloseServiceRestart, for a process that is being replaced. First it closes the sockets in
 // random order, evenly over spread; meanwhile handshakes succeed. ctx should allow spread and CloseTimeout.
 func (h *Handler) Drain(ctx context.Context, spread time.Duration) error {
 	h.init()

@@ -54,8 +54,8 @@ func (s State) String() string {
 }
 
 // A Socket is a WebSocket connection of a server or client. Close or Abort every one. All methods are safe for
-// concurrent use: messages do not mix, and a second reader gets ErrReading. Pings are answered and close frames seen
-// only while something reads.
+// concurrent use; a second reader gets ErrReading. Until Close, pings are answered and close frames seen only during
+// Read, Handle or CloseRead.
 type Socket struct {
 	wire        *wire.Conn
 	config      *config
@@ -141,7 +141,7 @@ func (s *Socket) end() *CloseError {
 	return s.fate
 }
 
-// Request returns a copy of the handshake's request as Authorize left it, without body, with a context that never ends.
+// Request returns a copy of the handshake's request as Authorize got it, without body, with a context that never ends.
 // Use its PathValue, not chi.URLParam.
 func (s *Socket) Request() *http.Request {
 	r := s.request.unpack()

@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// SetValue stores a value in r for [Socket.Value]: who the client is, for example. key is as for context.WithValue. Nil
+// SetValue lets middleware and Authorize store a value in r for [Socket.Value]. key is as for context.WithValue. Nil
 // removes it.
 func SetValue(r *http.Request, key, value any) {
 	v, ok := r.Context().Value(valuesKey{}).(*values)

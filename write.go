@@ -9,8 +9,8 @@ import (
 )
 
 // Write sends a message and does not keep p. Text must be UTF-8, or peers disconnect. It returns when the kernel or the
-// write buffer has p; from 16 KiB on, when the kernel has it. If ctx ends in the middle of such a message, the socket
-// is aborted. Over TLS a client can block Write for PongTimeout. For many clients use TryWrite or Broadcast.
+// write buffer has p; from 16 KiB on, when the kernel has it. If ctx ends before, nothing is sent; in the middle, the
+// socket is aborted. Over TLS a client can block Write for PongTimeout. Other errors are ErrClosed.
 func (s *Socket) Write(ctx context.Context, t MessageType, p []byte) error {
 	return s.send(ctx, t, p, waitWritten)
 }
@@ -210,6 +210,9 @@ func (s *Socket) Writer(ctx context.Context, t MessageType) (io.WriteCloser, err
 		w.deflation = s.deflate.out.Begin()
 		w.first |= frame.RSV1
 	}
+	if ctx.Done() != nil {
+		w.stop = context.AfterFunc(ctx, func() { w.failed(ctx.Err()) })
+	}
 	return w, nil
 }
 
@@ -227,6 +230,7 @@ type messageWriter struct {
 	split     int              // the longest payload of a frame; 0: no limit
 	waiting   []byte           // what was written and is in no frame yet
 	deflation *frame.Deflation // nil if the message is not compressed
+	stop      func() bool      // has the end of ctx do nothing more; nil if ctx never ends
 	closed    bool
 }
 
@@ -324,9 +328,14 @@ func (w *messageWriter) Close() (err error) {
 	}
 	w.closed = true
 	defer w.socket.wire.Unclaim(wire.Now)
+	if w.deflation != nil {
+		defer w.deflation.Release()
+	}
+	if w.stop != nil && !w.stop() {
+		return w.failed(w.ctx.Err())
+	}
 	last := w.waiting
 	if z := w.deflation; z != nil {
-		defer z.Release()
 		z.End()
 		if err := w.sendOut(); err != nil {
 			return err

@@ -123,3 +123,44 @@ func TestWriterEndsWithItsContext(t *testing.T) {
 		}
 	}
 }
+
+// TestContextOfAnAbandonedWriter ends, and with it what others wait for.
+func TestContextOfAnAbandonedWriter(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	_, s := connectTCP(t, h)
+	ctx, cancel := context.WithCancel(t.Context())
+	w, err := s.Writer(ctx, Text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waiting := make(chan error)
+	go func() { waiting <- s.SendText(t.Context(), "second") }()
+	cancel()
+	if err := <-waiting; !errors.Is(err, ErrClosed) {
+		t.Error(err)
+	}
+	var closed *CloseError
+	if err := w.Close(); !errors.As(err, &closed) || closed.Err != context.Canceled {
+		t.Error(err)
+	}
+}
+
+// TestContextBehindAWriter does nothing any more.
+func TestContextBehindAWriter(t *testing.T) {
+	h := closeHandler(t, &Handler{})
+	c, s := connectTCP(t, h)
+	ctx, cancel := context.WithCancel(t.Context())
+	w, err := s.Writer(ctx, Text)
+	if err != nil || w.Close() != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := s.SendText(t.Context(), "second"); err != nil {
+		t.Error(err)
+	}
+	for _, want := range []string{"", "second"} {
+		if _, p, err := c.ReadMessage(); err != nil || string(p) != want {
+			t.Error(string(p), err)
+		}
+	}
+}

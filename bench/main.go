@@ -8,6 +8,10 @@
 // The command cluster measures rooms on several nodes, each a process of its own, and what rooms cost in NATS:
 //
 //	go run ./bench cluster
+//
+// The command subjects measures what streams cost NATS that have many rooms:
+//
+//	go run ./bench subjects
 package main
 
 import (
@@ -27,6 +31,8 @@ func main() {
 		err = runCommand(args)
 	case "cluster":
 		err = clusterCommand(args)
+	case "subjects":
+		err = subjectsCommand(args)
 	case "serve":
 		err = serveCommand(args)
 	case "load":
@@ -42,7 +48,8 @@ func main() {
 
 func usage() {
 	fmt.Fprintln(os.Stderr, `usage: bench run [-rounds n] [-seconds s] [-servers a,b] [-workloads a,b] [-readme file] [-report file] [-svg file]
-       bench cluster [-rounds n] [-seconds s] [-servers a,b] [-nodes n] [-rooms n]`)
+       bench cluster [-rounds n] [-seconds s] [-servers a,b] [-nodes n] [-rooms n]
+       bench subjects [-rooms n,m]`)
 	os.Exit(2)
 }
 

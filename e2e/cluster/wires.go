@@ -86,7 +86,9 @@ func (w *wires) plug(server int, on bool) error {
 
 // remove removes the namespaces, and the cables with them.
 func (w *wires) remove() {
-	for _, name := range w.names {
+	for i, name := range w.names {
+		ip(fmt.Sprintf("link del client%d", i)) // at once: with the namespace they would go a moment later
+		ip(fmt.Sprintf("link del route%d", i))
 		ip("netns del " + name)
 	}
 	ip("link del switch")

@@ -217,10 +217,9 @@ func (m *Member) enter(ctx context.Context, o JoinOptions) error {
 	r.members = append(r.members, m)
 	announced := r.countHere(m, 1)
 	r.mu.Unlock()
+	m.pull(r.ring.bounds())
 	if announced {
 		r.flush()
-	} else {
-		m.pull(r.ring.bounds())
 	}
 	return nil
 }
@@ -619,7 +618,11 @@ func (m *Member) Publish(ctx context.Context, t foyer.MessageType, p []byte) (Po
 			return Position{}, h.refused(fmt.Errorf("%w: %w", ErrRefused, err))
 		}
 	}
-	return m.room.publish(ctx, message)
+	position, err := m.room.publish(ctx, message)
+	if err == nil {
+		m.pull(m.room.ring.bounds()) // what the program writes to this socket now leaves behind the message
+	}
+	return position, err
 }
 
 // Leave ends the membership. The socket stays open. What was published and has not been sent to it is dropped. Further calls

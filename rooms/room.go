@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/foyerws/foyer"
+	"github.com/foyerws/foyer/internal/baton"
 )
 
 // A Room is what the members of a room hear. See [Hub.Room].
@@ -33,6 +34,7 @@ func (r *Room) PublishMessage(ctx context.Context, m *Message) (Position, error)
 		return Position{}, r.hub.refused(err)
 	}
 	defer r.hub.release(room)
+	defer room.flushNow() // what the program writes now leaves behind the message
 	return room.publish(ctx, m)
 }
 
@@ -91,7 +93,8 @@ type room struct {
 	failed  time.Time     // when that has failed last
 	failure error
 
-	ring ring
+	ring     ring
+	flushing baton.Baton // held while members pull
 
 	mu       sync.Mutex // guards:
 	members  []*Member
@@ -195,17 +198,36 @@ func (s *sink) Flush() { (*room)(s).flush() }
 
 var snapshots = sync.Pool{New: func() any { return new([]*Member) }}
 
-// flush has all members pull what the ring has.
+// flush has all members pull what the ring has, a moment later: what is published until then they pull with it.
 func (r *room) flush() {
-	members := snapshots.Get().(*[]*Member)
-	*members = r.snapshot((*members)[:0])
-	first, upto := r.ring.bounds()
-	for _, m := range *members {
-		m.pull(first, upto)
+	if r.flushing.Leave() {
+		go func() {
+			if r.flushing.TryLock() { // or else somebody does it
+				r.flushAndUnlock()
+			}
+		}()
 	}
-	clear(*members)
-	snapshots.Put(members)
-	r.wakeStreams()
+}
+
+// flushNow returns when that was done.
+func (r *room) flushNow() {
+	r.flushing.Lock()
+	r.flushAndUnlock()
+}
+
+// flushAndUnlock has all members pull if that was not done. The caller has locked r.flushing.
+func (r *room) flushAndUnlock() {
+	for !r.flushing.Return() {
+		members := snapshots.Get().(*[]*Member)
+		*members = r.snapshot((*members)[:0])
+		first, upto := r.ring.bounds()
+		for _, m := range *members {
+			m.pull(first, upto)
+		}
+		clear(*members)
+		snapshots.Put(members)
+		r.wakeStreams()
+	}
 }
 
 // snapshot appends the members.

@@ -194,7 +194,7 @@ func (s *Socket) Read(p []byte) (n int, err error) {
 	gone := s.flags.has(hungUp)
 	s.flags.clear(ready)
 	for {
-		n, err = unix.Read(int(s.fd), p)
+		n, err = receive(int(s.fd), p)
 		if err != unix.EINTR {
 			break
 		}
@@ -239,9 +239,9 @@ func (s *Socket) Write(pieces [][]byte) (n int, err error) {
 	}
 	for {
 		if !gather {
-			n, err = unix.Write(int(s.fd), whole)
+			n, err = send(int(s.fd), whole)
 		} else {
-			n, err = unix.Writev(int(s.fd), pieces)
+			n, err = sendAll(int(s.fd), pieces)
 		}
 		if err != unix.EINTR {
 			break

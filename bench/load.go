@@ -44,13 +44,13 @@ var workloads = []workload{
 	{"large", "8 connections, 64 KiB binary, one in flight", "messages", func(l *load) (result, error) { return l.echo(8, 1, 2, 64<<10) }},
 	{"long", "4 connections, 512 KiB text, one in flight", "messages", func(l *load) (result, error) { return l.echo(4, 1, 1, 512<<10) }},
 	{"fragmented", "64 connections, 4 KiB text in 16 frames, one in flight", "messages", (*load).fragmented},
-	{"crowd", "10,000 connections, 128 B text, 64 in flight over all of them", "messages", (*load).crowd},
+	{"crowd", "10,000 connections, 128 B text, 64 in flight in total", "messages", (*load).crowd},
 	{"idle", "connections that say nothing", "connections", (*load).idle},
 	{"broadcast", "1,000 receivers, 128 B text, 8 in flight", "deliveries", func(l *load) (result, error) { return l.broadcast(1000, 128, 0) }},
-	{"broadcast4k", "the same with 4 KiB", "deliveries", func(l *load) (result, error) { return l.broadcast(1000, 4<<10, 0) }},
+	{"broadcast4k", "1,000 receivers, 4 KiB text, 8 in flight", "deliveries", func(l *load) (result, error) { return l.broadcast(1000, 4<<10, 0) }},
 	{"broadcast10k", "10,000 receivers, 128 B text, 8 in flight", "deliveries", func(l *load) (result, error) { return l.broadcast(10_000, 128, 0) }},
 	{"slow", "1,000 receivers, 4 KiB text, 8 in flight, and 100 more that do not read", "deliveries", func(l *load) (result, error) { return l.broadcast(1000, 4<<10, 100) }},
-	{"tls", "64 sockets, 128 B text, one in flight, over TLS, each its connection, or 8 on one with HTTP/2", "messages", (*load).tls},
+	{"tls", "64 sockets over TLS, 128 B text, one in flight; one socket per connection, or 8 per connection with HTTP/2", "messages", (*load).tls},
 	{"compressed", "64 connections, 1 KiB JSON, one in flight, permessage-deflate", "messages", (*load).compressed},
 }
 

@@ -68,7 +68,7 @@ var servers = []server{
 		lacks: []string{"handshake", "pingpong", "pipelined", "large", "long", "fragmented", "crowd", "idle", "broadcast", "compressed"}},
 	{name: "foyer-rooms", about: "Server, Events, a rooms.Hub", serve: serveFoyerRooms, lacks: onlyRooms},
 	{name: "gorilla", about: "gorilla/websocket 1.5.3", serve: serveGorilla},
-	{name: "gorilla-tuned", about: "the same with WriteBufferPool and small buffers", serve: serveGorillaTuned},
+	{name: "gorilla-tuned", about: "gorilla/websocket 1.5.3 with WriteBufferPool and small buffers", serve: serveGorillaTuned},
 	{name: "coder", about: "coder/websocket 1.8.15", serve: serveCoder},
 	{name: "gws", about: "lxzan/gws 1.8.9", serve: serveGWS},
 	{name: "gobwas", about: "gobwas/ws 1.4.0, buffered", serve: serveGobwas, lacks: []string{"compressed", "fragmented"}},

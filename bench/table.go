@@ -53,7 +53,7 @@ var groups = []group{
 		{"slow", "with clients that do not read", func(r result) float64 { return inverse(r.CPU) }, true, false, false},
 		{"slow", "bytes for each of those", func(r result) float64 { return r.Bytes }, false, true, false},
 	}},
-	{"Clients that come", []column{
+	{"Connecting", []column{
 		{"handshake", "handshake, CPU", func(r result) float64 { return r.CPU }, true, true, false},
 		{"storm", "storm, clients per CPU second", func(r result) float64 { return inverse(r.CPU) }, true, false, false},
 		{"storm", "refused", func(r result) float64 { return r.Refused }, false, true, true},
@@ -115,7 +115,8 @@ func (b *bench) report() string {
 
 // conditions says how the figures came about.
 func (b *bench) conditions() string {
-	return fmt.Sprintf("Ratios to gorilla, medians of %d rounds (of refusals the most), %s; %s; the server on one core, the load on another.",
+	return fmt.Sprintf("Values are medians of %d rounds, relative to gorilla; bytes and refused connections are not, and of those the worst round counts. "+
+		"Measured %s on an %s. The server has one core, the load generator another.",
 		b.rounds, b.date.Format("2006-01-02"), machine())
 }
 

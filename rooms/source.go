@@ -1,0 +1,205 @@
+package rooms
+
+import (
+	"context"
+	"time"
+
+	"github.com/foyerws/foyer"
+)
+
+// A private is a message for one member.
+type private struct {
+	message  *foyer.Prepared
+	position Position // zero if it has none
+}
+
+// maxLag is how far a member may be behind before it is written to at once. Further ones are left to the loops of their
+// sockets, which write for many of them.
+const maxLag = 32
+
+// pull has the socket get what is below upto, of a ring that begins with first. An error means that it has ended, and then the
+// member leaves soon.
+//
+// A socket whose client does not read at all is not asked what it needs next. So it is found out here that it is too slow, if
+// something is to be done about it at once. All others find out when the client reads again.
+func (m *Member) pull(first, upto uint64) {
+	m.mu.Lock()
+	behind := m.cursor < first && !m.falling && !m.left && !m.catching
+	lags := m.cursor+maxLag < upto
+	if behind && m.slow == Close {
+		m.falling = true
+		go m.fall()
+	}
+	m.mu.Unlock()
+	if lags {
+		m.feed.PullNow(upto)
+	} else {
+		m.feed.Pull(upto)
+	}
+}
+
+// A source is a Member as its Feed sees it.
+type source Member
+
+// Peek implements foyer.Source.
+func (s *source) Peek(messages []*foyer.Prepared, upto uint64, max int) []*foyer.Prepared {
+	m := (*Member)(s)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.left || m.falling {
+		return messages
+	}
+	m.steps = m.steps[:0]
+	for _, p := range m.backlog[:min(len(m.backlog), max)] {
+		messages = append(messages, p.message)
+	}
+	if max -= min(len(m.backlog), max); max == 0 {
+		return messages
+	}
+	if m.catching {
+		m.falling = true
+		go m.fall()
+		return messages
+	}
+	if m.cursor < m.conflate {
+		messages, m.cursor = m.room.ring.latest(messages, m.cursor, min(upto, m.conflate), max, &m.steps)
+		return messages
+	}
+	var steps *[]step
+	if m.slow == Resync || m.cursor < m.arrived || m.seen != (Position{}) {
+		steps = &m.steps
+	} else {
+		m.steps = nil
+	}
+	messages, from, ok := m.room.ring.read(messages, m.cursor, upto, m.arrived, m.seen, max, steps)
+	m.cursor = from
+	if !ok {
+		m.falling = true
+		go m.fall()
+	}
+	return messages
+}
+
+// Advance implements foyer.Source.
+func (s *source) Advance(n int) {
+	m := (*Member)(s)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k := min(n, len(m.backlog))
+	for _, p := range m.backlog[:k] {
+		if p.position != (Position{}) {
+			m.last = p.position
+		}
+	}
+	if m.backlog = m.backlog[k:]; len(m.backlog) == 0 {
+		m.backlog = nil
+	}
+	switch n -= k; {
+	case n == 0:
+	case n <= len(m.steps):
+		m.cursor, m.last = m.steps[n-1].next, m.steps[n-1].position
+	default:
+		m.cursor += uint64(n)
+	}
+}
+
+// resyncTimeout is how long a member waits for what it has missed.
+const resyncTimeout = 10 * time.Second
+
+// fall is called when the ring has dropped what the member needs next.
+func (m *Member) fall() {
+	h := m.room.hub
+	m.mu.Lock()
+	catching := m.catching
+	m.mu.Unlock()
+	if (catching || m.slow == Resync) && m.resync() {
+		if !catching {
+			h.stats.slow.Add(1)
+		}
+		m.rise()
+		return
+	}
+	missed, fallen := m.skip()
+	if fallen && m.slow == Close {
+		m.socket.Close(foyer.CloseTryAgainLater, "too slow")
+	} else {
+		m.rise()
+	}
+	if fallen {
+		h.stats.slow.Add(1)
+		m.reportSlow(missed)
+	}
+}
+
+// rise is the end of fall for a member that goes on.
+func (m *Member) rise() {
+	m.mu.Lock()
+	m.falling = false
+	m.mu.Unlock()
+	_, upto := m.room.ring.bounds()
+	m.feed.Pull(upto)
+}
+
+func (m *Member) reportSlow(missed uint64) {
+	if h := m.room.hub; h.OnSlow != nil {
+		h.guard("OnSlow", func() error { h.OnSlow(m, missed); return nil })
+	}
+}
+
+// resync gets what the member has missed from the Backend.
+func (m *Member) resync() bool {
+	r := m.room
+	ctx, cancel := context.WithTimeout(context.Background(), resyncTimeout)
+	defer cancel()
+	m.mu.Lock()
+	since := m.last
+	if m.catching || len(m.backlog) > 0 && m.fetched != (Position{}) {
+		since = m.fetched // and what is before it is written or in the backlog
+	}
+	m.mu.Unlock()
+	page, intact, err := r.channel.History(ctx, since, pageSize)
+	if err != nil || !intact {
+		return false
+	}
+	messages := r.oldest(page)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(messages) > 0 {
+		m.follow(messages)
+		return true
+	}
+	seq, ok := r.ring.follows(since) // what was dropped were no published messages
+	if ok {
+		m.cursor, m.catching = seq, false
+	}
+	return ok
+}
+
+// skip goes on where the ring begins, and returns how many messages the member has missed. It reports false if the member has
+// gone on meanwhile.
+func (m *Member) skip() (missed uint64, ok bool) {
+	r := m.room
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	to, before, missed, end, ok := r.ring.skip(m.cursor, m.slow == Conflate)
+	if m.catching { // and the ring may begin behind what the Backend does not have any more
+		m.catching, ok, missed = false, true, 1
+		if before.Epoch == m.fetched.Epoch && before.Offset > m.fetched.Offset {
+			missed = before.Offset - m.fetched.Offset
+		}
+	}
+	switch {
+	case !ok || m.slow == Close:
+		return missed, ok
+	case m.slow == Conflate:
+		m.conflate = end
+	default:
+		m.cursor = to
+	}
+	if missed > 0 {
+		if gap := r.prepare(&Message{Kind: Gap, Room: r.name, Position: before, Missed: missed}); gap != nil {
+			m.backlog = append(m.backlog, private{gap, before})
+		}
+	}
+	return missed, true
+}

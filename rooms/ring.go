@@ -62,6 +62,11 @@ func (e *entry) size() int {
 	return len(e.message.Payload()) + entryOverhead
 }
 
+// seenBy reports whether a member that has seen what is at a position has seen e, which was published.
+func (e *entry) seenBy(at Position) bool {
+	return at != (Position{}) && e.position.Epoch == at.Epoch && e.position.Offset <= at.Offset
+}
+
 func (r *ring) at(seq uint64) *entry { return &r.entries[seq%uint64(len(r.entries))] }
 
 // maxOthers is how many of the dropped entries a ring knows that were not published.
@@ -199,29 +204,28 @@ type step struct {
 // false if the one at seq was dropped.
 //
 // Nor does it append what the member has seen already, because the Backend had it before it was delivered here.
-func (r *ring) read(messages []*foyer.Prepared, seq, upto, fresh uint64, seen Position, max int, steps *[]step) (_ []*foyer.Prepared, from uint64, ok bool) {
+func (r *ring) read(messages []*foyer.Prepared, seq, upto, fresh uint64, seen Position, max int, steps *[]step) (_ []*foyer.Prepared, _ uint64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if seq < r.first {
 		return messages, seq, false
 	}
 	upto = min(upto, r.next)
-	stale := func(s uint64) bool {
-		e := r.at(s)
-		if !e.history {
-			return s < fresh
+	if seq >= upto {
+		return messages, seq, true
+	}
+	from, begin := seq, len(messages)
+	for i := int(seq % uint64(len(r.entries))); seq < upto && max > 0; seq++ {
+		e := &r.entries[i]
+		if i++; i == len(r.entries) {
+			i = 0
 		}
-		return seen != (Position{}) && e.position.Epoch == seen.Epoch && e.position.Offset <= seen.Offset
-	}
-	for seq < upto && stale(seq) {
-		seq++
-	}
-	from = seq
-	for ; seq < upto && max > 0; seq++ {
-		if stale(seq) {
+		if !e.history && seq < fresh || e.history && e.seenBy(seen) {
+			if len(messages) == begin {
+				from = seq + 1
+			}
 			continue
 		}
-		e := r.at(seq)
 		messages = append(messages, e.message)
 		if steps != nil {
 			*steps = append(*steps, step{seq + 1, e.position})

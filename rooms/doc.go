@@ -12,8 +12,9 @@
 // # Order
 //
 // All members of a room get its messages in the same order. There is no order between two rooms, or between a room and
-// what a program writes to the socket itself, with one exception: what is written after Publish has returned leaves after
-// the message that was published, unless the member has fallen behind the ring.
+// what a program writes to the socket itself, with one exception: what is written after Room.Publish has returned leaves after
+// the message that was published, unless the member has fallen behind the ring. After Member.Publish that is so for the
+// member's own socket.
 //
 // # Slow members
 //

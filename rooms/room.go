@@ -102,7 +102,7 @@ type room struct {
 	nameless int                       // members without a key, here
 	nodes    map[string]map[string]int // sockets elsewhere, by process and key
 	away     int                       // the sum of them
-	coming   []arrivals                // who comes and goes elsewhere, of which the members were not told yet
+	coming   []arrivals                // elsewhere, of which the members were not told yet
 	telling  bool                      // they are being told
 	streams  map[chan struct{}]bool    // of Events; each is told that there is something
 }

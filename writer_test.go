@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/foyerws/foyer/internal/wstest"
+
+	"github.com/gorilla/websocket"
 )
 
 func TestWriter(t *testing.T) {
@@ -104,18 +106,24 @@ func TestControlFramesPassBetweenFragments(t *testing.T) {
 	s.Abort()
 }
 
+// openWriter returns the client and the server of a socket, a Writer of the server, and what ends the Writer's context.
+func openWriter(t *testing.T) (*websocket.Conn, *Socket, io.WriteCloser, context.CancelFunc) {
+	t.Helper()
+	c, s := connectTCP(t, closeHandler(t, &Handler{}))
+	ctx, cancel := context.WithCancel(t.Context())
+	w, err := s.Writer(ctx, Text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, s, w, cancel
+}
+
 func TestWriterEndsWithItsContext(t *testing.T) {
 	for _, end := range []func(io.WriteCloser) error{
 		func(w io.WriteCloser) error { _, err := w.Write([]byte("b")); return err },
 		io.WriteCloser.Close,
 	} {
-		h := closeHandler(t, &Handler{})
-		_, s := connectTCP(t, h)
-		ctx, cancel := context.WithCancel(t.Context())
-		w, err := s.Writer(ctx, Text)
-		if err != nil {
-			t.Fatal(err)
-		}
+		_, s, w, cancel := openWriter(t)
 		w.Write([]byte("a"))
 		cancel()
 		if err := end(w); !errors.Is(err, context.Canceled) || s.State() != StateClosed {
@@ -126,13 +134,7 @@ func TestWriterEndsWithItsContext(t *testing.T) {
 
 // TestContextOfAnAbandonedWriter ends, and with it what others wait for.
 func TestContextOfAnAbandonedWriter(t *testing.T) {
-	h := closeHandler(t, &Handler{})
-	_, s := connectTCP(t, h)
-	ctx, cancel := context.WithCancel(t.Context())
-	w, err := s.Writer(ctx, Text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, s, w, cancel := openWriter(t)
 	waiting := make(chan error)
 	go func() { waiting <- s.SendText(t.Context(), "second") }()
 	cancel()
@@ -147,11 +149,8 @@ func TestContextOfAnAbandonedWriter(t *testing.T) {
 
 // TestContextBehindAWriter does nothing any more.
 func TestContextBehindAWriter(t *testing.T) {
-	h := closeHandler(t, &Handler{})
-	c, s := connectTCP(t, h)
-	ctx, cancel := context.WithCancel(t.Context())
-	w, err := s.Writer(ctx, Text)
-	if err != nil || w.Close() != nil {
+	c, s, w, cancel := openWriter(t)
+	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
 	cancel()

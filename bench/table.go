@@ -115,7 +115,7 @@ func (b *bench) report() string {
 
 // conditions says how the figures came about.
 func (b *bench) conditions() string {
-	return fmt.Sprintf("Values are medians of %d rounds, relative to gorilla; bytes and refused connections are not, and of those the worst round counts. "+
+	return fmt.Sprintf("Values are medians of %d rounds, relative to gorilla, but for bytes. Refused connections are those of the worst round. "+
 		"Measured %s on an %s. The server has one core, the load generator another.",
 		b.rounds, b.date.Format("2006-01-02"), machine())
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,6 +17,9 @@ const inside = "FOYER_CLUSTER_INSIDE"
 
 // runInside runs this program again in a network namespace of its own, in which there is nothing but what it makes.
 func runInside() error {
+	if os.Geteuid() != 0 {
+		return errors.New("network namespaces take root; without it, choose other faults with -faults")
+	}
 	runtime.LockOSThread() // when the thread ends, so does what it started
 	self, err := os.Executable()
 	if err != nil {

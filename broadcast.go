@@ -49,11 +49,8 @@ func (m *broadcast) post(s *Socket) error {
 		f.First |= frame.RSV1
 		f.Payload = m.compressedBy(s.deflate.out)
 	}
-	if _, err := s.sendFrame(background, &f); err != nil {
-		return err
-	}
-	s.messagesOut.Add(1)
-	return nil
+	_, err := s.sendFrame(background, &f)
+	return err
 }
 
 // compressedBy returns the compressed message.

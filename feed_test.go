@@ -35,14 +35,11 @@ type page struct {
 	at int
 }
 
-func (p *page) Peek(messages []*Prepared, upto uint64, max int) []*Prepared {
+func (p *page) Peek(messages []*Prepared, upto uint64, max int) (_ []*Prepared, more bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i := p.at; i < int(upto) && max > 0; i++ {
-		messages = append(messages, p.messages[i])
-		max--
-	}
-	return messages
+	end := min(int(upto), p.at+max)
+	return append(messages, p.messages[min(p.at, end):end]...), end < int(upto)
 }
 
 func (p *page) Advance(n int) { p.at += n }
@@ -149,7 +146,7 @@ func TestFeedOfShortMessages(t *testing.T) {
 	}
 	all.Wait()
 	for _, server := range feeds {
-		eventually(t, "all messages are counted", func() bool { return server.messagesOut.Load() == rounds*each })
+		eventually(t, "all messages are counted", func() bool { return server.wire.MessagesOut() == rounds*each })
 	}
 }
 
@@ -258,7 +255,7 @@ type bomb struct {
 	where string
 }
 
-func (b *bomb) Peek(messages []*Prepared, upto uint64, max int) []*Prepared {
+func (b *bomb) Peek(messages []*Prepared, upto uint64, max int) (_ []*Prepared, more bool) {
 	if b.where == "Peek" {
 		panic("no")
 	}
@@ -280,7 +277,7 @@ func TestPanicOfASource(t *testing.T) {
 		server, client := dialled(t, h, nil)
 		var j journal
 		f := server.NewFeed(&bomb{page{journal: &j}, where})
-		f.PullNow(j.add(Text, "one"))
+		PullAll([]*Feed{f}, j.add(Text, "one"))
 		var closed *CloseError
 		for {
 			if _, _, err := client.Read(t.Context()); err != nil {

@@ -106,8 +106,8 @@ func (m *Prepared) encode(e encoding, newKey func() uint32) []byte {
 // queue per socket. Positions are its own. Pull and writes call it with the socket locked: it must return soon, call no
 // socket, and need no lock of theirs.
 type Source interface {
-	// Appends the next messages, at most max, up to upto. After none, another Pull is needed.
-	Peek(messages []*Prepared, upto uint64, max int) []*Prepared
+	// Appends the next messages, at most max, up to upto. Without more, another Pull is needed.
+	Peek(messages []*Prepared, upto uint64, max int) (_ []*Prepared, more bool)
 
 	// The first n messages of the last Peek are being written; the others are asked for again.
 	Advance(n int)
@@ -115,17 +115,20 @@ type Source interface {
 
 // A Feed sends a socket the messages of a [Source].
 type Feed struct {
-	socket *Socket
+	wire   wire.Feed
+	conn   *wire.Conn // the socket's
 	source Source
-	wire   *wire.Feed
-	run    int // how many messages the one frame of the last Peek stands for; 0 if each has its own
+	socket *Socket // touched only where it must be: memory is slow
+	run    int32   // how many messages the one frame of the last Peek stands for; 0 if each has its own
+	plain  bool    // unless the rules say otherwise, messages are sent as they are
 }
 
 // NewFeed returns a Feed. A slow client holds one message of it, or 4 KiB of short ones, beside MaxWriteBuffer. Context
 // takeover does not compress its messages.
 func (s *Socket) NewFeed(source Source) *Feed {
-	f := &Feed{socket: s, source: source}
-	f.wire = wire.NewFeed((*feedSource)(f))
+	f := &Feed{socket: s, conn: s.wire, source: source}
+	f.wire.Source = (*feedSource)(f)
+	f.plain = s.server && (s.deflate == nil || s.deflate.out.Takeover())
 	return f
 }
 
@@ -133,11 +136,18 @@ func (s *Socket) NewFeed(source Source) *Feed {
 // does not wait. Socket.Close drops what is not written. Pull is safe for concurrent use. Its error is ErrClosed.
 func (f *Feed) Pull(upto uint64) error { return f.pull(upto, wire.Batched) }
 
-// PullNow is Pull that writes at once, for a Source that cannot keep its messages.
-func (f *Feed) PullNow(upto uint64) error { return f.pull(upto, wire.Now) }
+// PullAll pulls several Feeds and writes at once. Eight at a time are fastest.
+func PullAll(feeds []*Feed, upto uint64) {
+	for _, f := range feeds {
+		f.conn.Touch()
+	}
+	for _, f := range feeds {
+		f.pull(upto, wire.Now)
+	}
+}
 
 func (f *Feed) pull(upto uint64, how wire.Leave) error {
-	if err := f.socket.wire.Pull(f.wire, upto, how); err != nil {
+	if err := f.conn.Pull(&f.wire, upto, how); err != nil {
 		return f.socket.writeError(err)
 	}
 	return nil
@@ -155,8 +165,19 @@ const maxRun = 4 << 10
 // runs are the latest, by the id of the first message.
 var runs [64]atomic.Pointer[run]
 
-// together returns messages as one piece, as a server sends them that neither compresses nor splits, or nil if they are not to be put
-// together.
+// appendPlain appends messages as a server sends them that neither compresses nor splits: as one frame that stands for all of run, if
+// they are to be put together.
+func appendPlain(frames [][]byte, messages []*Prepared) (_ [][]byte, run int32) {
+	if b := together(messages); b != nil {
+		return append(frames, b), int32(len(messages))
+	}
+	for _, m := range messages {
+		frames = append(frames, m.plain)
+	}
+	return frames, 0
+}
+
+// together returns messages as one piece, or nil if they are not to be put together.
 func together(messages []*Prepared) []byte {
 	if len(messages) < 2 {
 		return nil
@@ -184,24 +205,21 @@ type feedSource Feed
 
 var peeked = sync.Pool{New: func() any { return new([]*Prepared) }}
 
-func (f *feedSource) Peek(frames [][]byte, upto uint64, max int) [][]byte {
+func (f *feedSource) Peek(frames [][]byte, upto uint64, max int) (_ [][]byte, more bool) {
 	defer f.contain()
 	room := peeked.Get().(*[]*Prepared)
-	*room = f.source.Peek((*room)[:0], upto, max)
+	*room, more = f.source.Peek((*room)[:0], upto, max)
 	f.run = 0
-	if f.socket.sendsPlain() {
-		if b := together(*room); b != nil {
-			frames, f.run = append(frames, b), len(*room)
-		}
-	}
-	if f.run == 0 {
+	if f.plain && f.conn.Rules().Split == 0 {
+		frames, f.run = appendPlain(frames, *room)
+	} else {
 		for _, m := range *room {
 			frames = append(frames, m.bytesFor(f.socket))
 		}
 	}
 	clear(*room)
 	peeked.Put(room)
-	return frames
+	return frames, more
 }
 
 // contain has a panic of the Source end the socket, which is locked.
@@ -215,17 +233,11 @@ func (f *feedSource) contain() {
 	}
 }
 
-// sendsPlain reports whether the messages of a Feed are sent as they are, in one frame.
-func (s *Socket) sendsPlain() bool {
-	rules := s.wire.Rules()
-	return rules.NewKey == nil && rules.Split == 0 && (s.deflate == nil || s.deflate.out.Takeover())
-}
-
-func (f *feedSource) Advance(n int) {
+func (f *feedSource) Advance(n int) (messages int) {
 	defer f.contain()
 	if f.run > 0 && n > 0 {
-		n = f.run
+		n = int(f.run)
 	}
-	f.socket.messagesOut.Add(uint64(n))
 	f.source.Advance(n)
+	return n
 }

@@ -79,7 +79,7 @@ type Socket struct {
 	extra      *extra        // nil until needed
 	done       chan struct{} // closed at the end; nil until somebody asks for it
 
-	messagesIn, messagesOut atomic.Uint64
+	messagesIn atomic.Uint64
 
 	keepalive keepalive // touched only by the sweep
 }
@@ -166,7 +166,7 @@ func (s *Socket) UnderlyingConn() net.Conn { return s.wire.NetConn() }
 
 // traffic returns what went through the socket so far.
 func (s *Socket) traffic() traffic {
-	return traffic{s.messagesIn.Load(), s.messagesOut.Load(), s.wire.BytesIn(), s.wire.Written()}
+	return traffic{s.messagesIn.Load(), s.wire.MessagesOut(), s.wire.BytesIn(), s.wire.Written()}
 }
 
 // background is the context of what foyer does on its own account.

@@ -85,7 +85,6 @@ func (s *Socket) send(ctx context.Context, t MessageType, p []byte, how waitMode
 			return s.closedError()
 		}
 	}
-	s.messagesOut.Add(1)
 	return nil
 }
 
@@ -342,11 +341,7 @@ func (w *messageWriter) Close() (err error) {
 		}
 		last = z.Out
 	}
-	if err := w.send(last, frame.Final); err != nil {
-		return err
-	}
-	w.socket.messagesOut.Add(1)
-	return nil
+	return w.send(last, frame.Final)
 }
 
 // writeError returns the error of a write: how the socket ended, if it did.

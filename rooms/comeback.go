@@ -123,7 +123,8 @@ func (m *Member) begin(o JoinOptions, earlier earlier) bool {
 	}
 	m.entered = true
 	start, ok := r.ring.start(o.Since, o.History)
-	m.cursor, m.arrived, m.last = start.seq, start.arrived, start.before
+	m.cursor.Store(start.seq)
+	m.arrived, m.last = start.arrived, start.before
 	switch known := o.Since != (Position{}); {
 	case known && ok:
 		m.recovered = true
@@ -132,16 +133,17 @@ func (m *Member) begin(o JoinOptions, earlier earlier) bool {
 		if len(earlier.messages) > 0 {
 			m.follow(earlier.messages)
 		} else {
-			m.cursor, m.last, m.seen = earlier.next, o.Since, o.Since // nothing was behind it when the Backend was asked
+			m.cursor.Store(earlier.next)
+			m.last, m.seen = o.Since, o.Since // nothing was behind it when the Backend was asked
 		}
 	case len(earlier.messages) > 0:
 		if seq, ok := r.ring.follows(earlier.messages[len(earlier.messages)-1].position); ok {
 			m.queue(earlier.messages)
-			m.cursor = seq
+			m.cursor.Store(seq)
 		}
 	}
 	welcome := private{message: r.prepare(&Message{Kind: Welcome, Room: r.name, Position: start.last, Key: m.key, Info: m.info, Recovered: m.recovered})}
-	if m.cursor == m.arrived && len(m.backlog) == 0 {
+	if m.cursor.Load() == m.arrived && len(m.backlog) == 0 {
 		welcome.position = start.last // or else positions before it will come
 	}
 	if welcome.message != nil {
@@ -155,7 +157,8 @@ func (m *Member) begin(o JoinOptions, earlier earlier) bool {
 func (m *Member) follow(messages []entry) {
 	m.queue(messages)
 	seq, ok := m.room.ring.follows(m.fetched)
-	m.cursor, m.catching = seq, !ok
+	m.cursor.Store(seq)
+	m.catching = !ok
 }
 
 // queue has the member get messages. The caller has m.mu.

@@ -383,3 +383,43 @@ func TestOddSettings(t *testing.T) {
 		}
 	}
 }
+
+// TestLargeRoom has several goroutines write to the members, in a room that is large enough for that.
+func TestLargeRoom(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	const clients, publishers, messages = 3*partSize + 1, 4, 50
+	hub := &Hub{PublishRate: -1}
+	url := serve(t, hub) + "/large"
+	sockets := make([]*foyer.Socket, clients)
+	var group sync.WaitGroup
+	for i := range sockets {
+		sockets[i] = dial(t, url)
+	}
+	eventually(t, "members", func() bool { return members(hub, "large") == clients })
+	for p := range publishers {
+		group.Go(func() {
+			for i := range messages {
+				text := fmt.Appendf(nil, "%d %d", p, i)
+				if p%2 == 0 {
+					hub.Room("large").Publish(t.Context(), foyer.Text, text)
+				} else {
+					sockets[p].Write(t.Context(), foyer.Text, text)
+				}
+			}
+		})
+	}
+	for i, s := range sockets {
+		var next [publishers]int
+		for range publishers * messages {
+			var p, n int
+			fmt.Sscan(hear(t, s), &p, &n)
+			if n != next[p] {
+				t.Fatalf("client %d heard message %d of publisher %d instead of %d", i, n, p, next[p])
+			}
+			next[p]++
+		}
+	}
+	group.Wait()
+}

@@ -97,7 +97,7 @@ func (r *room) stream(w http.ResponseWriter, request *http.Request, o JoinOption
 	if request.Method == http.MethodHead {
 		return nil
 	}
-	if m.cursor == m.arrived { // a client that hears nothing comes back to here
+	if m.cursor.Load() == m.arrived { // a client that hears nothing comes back to here
 		fmt.Fprintf(w, "id: %s\n\n", m.last)
 	}
 	for {
@@ -134,10 +134,12 @@ func (m *Member) events() (events []byte, more bool) {
 	var steps []step
 	ok := !catching
 	if ok {
-		messages, m.cursor, ok = m.room.ring.read(nil, m.cursor, ^uint64(0), m.arrived, m.seen, 64, &steps)
-	}
-	if len(steps) > 0 {
-		m.cursor = steps[len(steps)-1].next
+		var next uint64
+		messages, next, _, ok = m.room.ring.read(nil, m.cursor.Load(), ^uint64(0), m.arrived, m.seen, 64, &steps)
+		if len(steps) > 0 {
+			next = steps[len(steps)-1].next
+		}
+		m.cursor.Store(next)
 	}
 	m.mu.Unlock()
 	for _, p := range backlog {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/foyerws/foyer"
@@ -13,7 +14,7 @@ import (
 )
 
 // A SlowPolicy says what happens to a member that has fallen so far behind that the ring has dropped a message it needs.
-type SlowPolicy int
+type SlowPolicy uint8
 
 // The policies.
 const (
@@ -48,33 +49,34 @@ type JoinOptions struct {
 
 // A Member is a socket in a room.
 type Member struct {
-	room      *room
-	socket    *foyer.Socket
-	key, info string
-	slow      SlowPolicy
-	feed      *foyer.Feed
+	// What each message needs is close together, in two lines of the processor's cache.
+	mu       sync.Mutex // a leaf but for that of the ring; guards what is marked with *
+	slow     SlowPolicy
+	falling  bool          // * fall is at work
+	catching bool          // * it gets messages from the Backend until those of the ring follow
+	entered  bool          // *
+	left     bool          // *
+	stepped  bool          // * the last Peek has left steps
+	cursor   atomic.Uint64 // * of the ring: what comes next; may be read without the lock
+	arrived  uint64        // * what the ring had when the member came
+	conflate uint64        // * up to where it gets only the last message of each subject
+	room     *room
+	socket   *foyer.Socket
+	renewed  int32 // * how often a deadline was set
+	index    int32 // among the members of the room; guarded by room.mu
+	feed     *foyer.Feed
+	backlog  []private // * for this member, before what the ring has
+	seen     Position  // * what the client had seen before it was delivered here
+
+	steps     []step      // * of what Peek has returned from the ring
+	last      Position    // * of what was written last, for Resync
+	fetched   Position    // * of what came last from the Backend
+	deadline  *time.Timer // *
+	stop      func() bool // * ends the watch on the socket
 	limiter   *rate.Limiter
+	key, info string
 	recovered bool
-
-	index int  // among the members of the room; guarded by room.mu
-	gone  bool // it is not counted any more; guarded by hub.mu
-
-	mu       sync.Mutex // a leaf but for that of the ring; guards:
-	backlog  []private  // for this member, before what the ring has
-	cursor   uint64     // of the ring: what comes next
-	arrived  uint64     // what the ring had when the member came
-	conflate uint64     // up to where it gets only the last message of each subject
-	catching bool       // it gets messages from the Backend until those of the ring follow
-	seen     Position   // what the client had seen before it was delivered here
-	steps    []step     // of what Peek has returned from the ring, where they are needed
-	last     Position   // of what was written last, for Resync
-	fetched  Position   // of what came last from the Backend
-	falling  bool       // fall is at work
-	entered  bool
-	left     bool
-	deadline *time.Timer
-	renewed  int         // how often a deadline was set
-	stop     func() bool // ends the watch on the socket
+	gone      bool // it is not counted any more; guarded by hub.mu
 }
 
 // Join makes a socket a member of the room. It leaves with Leave, or when the socket ends or its client is seen to have
@@ -212,11 +214,12 @@ func (m *Member) enter(ctx context.Context, o JoinOptions) error {
 		r.mu.Unlock()
 		return ErrLeft
 	}
-	m.index = len(r.members)
+	m.index = int32(len(r.members))
 	r.members = append(r.members, m)
 	announced := r.countHere(m, 1)
 	r.mu.Unlock()
-	m.pull(r.ring.bounds())
+	_, upto := r.ring.bounds()
+	m.feed.Pull(upto)
 	if announced {
 		r.flush()
 	}
@@ -260,7 +263,8 @@ func (m *Member) Publish(ctx context.Context, t foyer.MessageType, p []byte) (Po
 	}
 	position, err := m.room.publish(ctx, message)
 	if err == nil {
-		m.pull(m.room.ring.bounds()) // what the program writes to this socket now leaves behind the message
+		_, upto := m.room.ring.bounds()
+		m.feed.Pull(upto) // what the program writes to this socket now leaves behind the message
 	}
 	return position, err
 }
@@ -315,7 +319,7 @@ func (m *Member) SetDeadline(t time.Time) {
 }
 
 // expire is called when a deadline has passed, which is the n-th.
-func (m *Member) expire(n int) {
+func (m *Member) expire(n int32) {
 	h := m.room.hub
 	m.mu.Lock()
 	if m.renewed != n || m.deadline == nil || m.left {

@@ -200,21 +200,22 @@ type step struct {
 }
 
 // read appends up to max messages from seq on, but none from upto on, and a step for each if steps is not nil. Below fresh it
-// leaves out what is not history: it was for those who were there. It returns the sequence number of the first message, and
-// false if the one at seq was dropped.
+// leaves out what is not history: it was for those who were there. (Then, and with seen, there are steps.) It returns the sequence number of the first message,
+// whether there are more, and false if the one at seq was dropped.
 //
 // Nor does it append what the member has seen already, because the Backend had it before it was delivered here.
-func (r *ring) read(messages []*foyer.Prepared, seq, upto, fresh uint64, seen Position, max int, steps *[]step) (_ []*foyer.Prepared, _ uint64, ok bool) {
+func (r *ring) read(messages []*foyer.Prepared, seq, upto, fresh uint64, seen Position, max int, steps *[]step) (_ []*foyer.Prepared, first uint64, more, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if seq < r.first {
-		return messages, seq, false
+		return messages, seq, false, false
 	}
 	upto = min(upto, r.next)
 	if seq >= upto {
-		return messages, seq, true
+		return messages, seq, false, true
 	}
-	from, begin := seq, len(messages)
+	first = seq
+	begin := len(messages)
 	for i := int(seq % uint64(len(r.entries))); seq < upto && max > 0; seq++ {
 		e := &r.entries[i]
 		if i++; i == len(r.entries) {
@@ -222,7 +223,9 @@ func (r *ring) read(messages []*foyer.Prepared, seq, upto, fresh uint64, seen Po
 		}
 		if !e.history && seq < fresh || e.history && e.seenBy(seen) {
 			if len(messages) == begin {
-				from = seq + 1
+				first = seq + 1
+			} else {
+				(*steps)[len(*steps)-1].next = seq + 1
 			}
 			continue
 		}
@@ -232,7 +235,7 @@ func (r *ring) read(messages []*foyer.Prepared, seq, upto, fresh uint64, seen Po
 		}
 		max--
 	}
-	return messages, from, true
+	return messages, first, seq < upto, true
 }
 
 // clear drops everything, and returns by how many bytes the ring has shrunk.

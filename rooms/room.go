@@ -3,6 +3,7 @@ package rooms
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -34,7 +35,7 @@ func (r *Room) PublishMessage(ctx context.Context, m *Message) (Position, error)
 		return Position{}, r.hub.refused(err)
 	}
 	defer r.hub.release(room)
-	defer room.flushNow() // what the program writes now leaves behind the message
+	defer room.flushSoon() // what the program writes now leaves behind the message
 	return room.publish(ctx, m)
 }
 
@@ -198,35 +199,70 @@ func (s *sink) Flush() { (*room)(s).flush() }
 
 var snapshots = sync.Pool{New: func() any { return new([]*Member) }}
 
-// flush has all members pull what the ring has, a moment later: what is published until then they pull with it.
+// flush writes what the ring has to all members, a moment later: what is published until then is written with it.
 func (r *room) flush() {
 	if r.flushing.Leave() {
 		go func() {
 			if r.flushing.TryLock() { // or else somebody does it
-				r.flushAndUnlock()
+				r.flushAndUnlock(0)
 			}
 		}()
 	}
 }
 
-// flushNow returns when that was done.
-func (r *room) flushNow() {
+// flushSoon has all members pull what the ring has. Their loops write it, but for what is late.
+func (r *room) flushSoon() {
 	r.flushing.Lock()
-	r.flushAndUnlock()
+	r.flushAndUnlock(maxLag)
 }
 
-// flushAndUnlock has all members pull if that was not done. The caller has locked r.flushing.
-func (r *room) flushAndUnlock() {
+// maxLag is how far a member may be behind before it is written to at once.
+const maxLag = 32
+
+// flushAndUnlock brings what the ring has to all members if that was not done: at once to those that lag so many messages behind. The
+// caller has locked r.flushing.
+func (r *room) flushAndUnlock(lag uint64) {
 	for !r.flushing.Return() {
 		members := snapshots.Get().(*[]*Member)
 		*members = r.snapshot((*members)[:0])
-		first, upto := r.ring.bounds()
-		for _, m := range *members {
-			m.pull(first, upto)
+		var parts sync.WaitGroup
+		for part := range slices.Chunk(*members, max(partSize, len(*members)/runtime.GOMAXPROCS(0)+1)) {
+			if len(part) == len(*members) {
+				r.pull(part, lag)
+			} else {
+				parts.Go(func() { r.pull(part, lag) })
+			}
 		}
+		parts.Wait()
 		clear(*members)
 		snapshots.Put(members)
 		r.wakeStreams()
+	}
+}
+
+// partSize is from how many members on it is worth having several goroutines write to them.
+const partSize = 512
+
+// pull has members get what the ring has. Memory is slow: several members are fetched from there at a time.
+func (r *room) pull(members []*Member, lag uint64) {
+	var late [8]*foyer.Feed
+	for group := range slices.Chunk(members, len(late)) {
+		n := 0
+		first, upto := r.ring.bounds() // what has come meanwhile spares those that follow a write
+		for _, m := range group {
+			cursor := m.cursor.Load()
+			if cursor < first {
+				m.tooSlow(first)
+			}
+			switch {
+			case cursor+lag < upto:
+				late[n] = m.feed
+				n++
+			case cursor < upto:
+				m.feed.Pull(upto)
+			}
+		}
+		foyer.PullAll(late[:n], upto)
 	}
 }
 

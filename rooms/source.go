@@ -13,28 +13,14 @@ type private struct {
 	position Position // zero if it has none
 }
 
-// maxLag is how far a member may be behind before it is written to at once. Further ones are left to the loops of their
-// sockets, which write for many of them.
-const maxLag = 32
-
-// pull has the socket get what is below upto, of a ring that begins with first. An error means that it has ended, and then the
-// member leaves soon.
-//
-// A socket whose client does not read at all is not asked what it needs next. So it is found out here that it is too slow, if
-// something is to be done about it at once. All others find out when the client reads again.
-func (m *Member) pull(first, upto uint64) {
+// tooSlow has a member leave that needs what the ring has dropped, if its policy is Close. Its client may not read at all, and then
+// nobody asks what it needs next. All others find out when the client reads again.
+func (m *Member) tooSlow(first uint64) {
 	m.mu.Lock()
-	behind := m.cursor < first && !m.falling && !m.left && !m.catching
-	lags := m.cursor+maxLag < upto
-	if behind && m.slow == Close {
+	defer m.mu.Unlock()
+	if m.slow == Close && m.cursor.Load() < first && !m.falling && !m.left && !m.catching {
 		m.falling = true
 		go m.fall()
-	}
-	m.mu.Unlock()
-	if lags {
-		m.feed.PullNow(upto)
-	} else {
-		m.feed.Pull(upto)
 	}
 }
 
@@ -42,42 +28,50 @@ func (m *Member) pull(first, upto uint64) {
 type source Member
 
 // Peek implements foyer.Source.
-func (s *source) Peek(messages []*foyer.Prepared, upto uint64, max int) []*foyer.Prepared {
+func (s *source) Peek(messages []*foyer.Prepared, upto uint64, max int) (_ []*foyer.Prepared, more bool) {
 	m := (*Member)(s)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.left || m.falling {
-		return messages
+		return messages, false
 	}
-	m.steps = m.steps[:0]
 	for _, p := range m.backlog[:min(len(m.backlog), max)] {
 		messages = append(messages, p.message)
 	}
 	if max -= min(len(m.backlog), max); max == 0 {
-		return messages
+		return messages, true
 	}
 	if m.catching {
 		m.falling = true
 		go m.fall()
-		return messages
+		return messages, false
 	}
-	if m.cursor < m.conflate {
-		messages, m.cursor = m.room.ring.latest(messages, m.cursor, min(upto, m.conflate), max, &m.steps)
-		return messages
+	cursor := m.cursor.Load()
+	steps := m.takeSteps(m.slow == Resync || cursor < m.conflate || cursor < m.arrived || m.seen != (Position{}))
+	if cursor < m.conflate {
+		messages, cursor = m.room.ring.latest(messages, cursor, min(upto, m.conflate), max, steps)
+		m.cursor.Store(cursor)
+		return messages, true
 	}
-	var steps *[]step
-	if m.slow == Resync || m.cursor < m.arrived || m.seen != (Position{}) {
-		steps = &m.steps
-	} else {
-		m.steps = nil
-	}
-	messages, from, ok := m.room.ring.read(messages, m.cursor, upto, m.arrived, m.seen, max, steps)
-	m.cursor = from
+	messages, cursor, more, ok := m.room.ring.read(messages, cursor, upto, m.arrived, m.seen, max, steps)
+	m.cursor.Store(cursor)
 	if !ok {
 		m.falling = true
 		go m.fall()
 	}
-	return messages
+	return messages, more
+}
+
+// takeSteps returns where Peek puts the steps, nil if they are not needed. The caller has m.mu.
+func (m *Member) takeSteps(needed bool) *[]step {
+	if !needed {
+		if m.stepped {
+			m.stepped, m.steps = false, nil
+		}
+		return nil
+	}
+	m.stepped, m.steps = true, m.steps[:0]
+	return &m.steps
 }
 
 // Advance implements foyer.Source.
@@ -85,21 +79,21 @@ func (s *source) Advance(n int) {
 	m := (*Member)(s)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	k := min(n, len(m.backlog))
-	for _, p := range m.backlog[:k] {
-		if p.position != (Position{}) {
-			m.last = p.position
+	for ; n > 0 && len(m.backlog) > 0; n-- {
+		if at := m.backlog[0].position; at != (Position{}) {
+			m.last = at
+		}
+		if m.backlog = m.backlog[1:]; len(m.backlog) == 0 {
+			m.backlog = nil
 		}
 	}
-	if m.backlog = m.backlog[k:]; len(m.backlog) == 0 {
-		m.backlog = nil
-	}
-	switch n -= k; {
+	switch {
 	case n == 0:
-	case n <= len(m.steps):
-		m.cursor, m.last = m.steps[n-1].next, m.steps[n-1].position
+	case m.stepped:
+		m.cursor.Store(m.steps[n-1].next)
+		m.last = m.steps[n-1].position
 	default:
-		m.cursor += uint64(n)
+		m.cursor.Add(uint64(n))
 	}
 }
 
@@ -170,7 +164,8 @@ func (m *Member) resync() bool {
 	}
 	seq, ok := r.ring.follows(since) // what was dropped were no published messages
 	if ok {
-		m.cursor, m.catching = seq, false
+		m.cursor.Store(seq)
+		m.catching = false
 	}
 	return ok
 }
@@ -181,7 +176,7 @@ func (m *Member) skip() (missed uint64, ok bool) {
 	r := m.room
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	to, before, missed, end, ok := r.ring.skip(m.cursor, m.slow == Conflate)
+	to, before, missed, end, ok := r.ring.skip(m.cursor.Load(), m.slow == Conflate)
 	if m.catching { // and the ring may begin behind what the Backend does not have any more
 		m.catching, ok, missed = false, true, 1
 		if before.Epoch == m.fetched.Epoch && before.Offset > m.fetched.Offset {
@@ -194,7 +189,7 @@ func (m *Member) skip() (missed uint64, ok bool) {
 	case m.slow == Conflate:
 		m.conflate = end
 	default:
-		m.cursor = to
+		m.cursor.Store(to)
 	}
 	if missed > 0 {
 		if gap := r.prepare(&Message{Kind: Gap, Room: r.name, Position: before, Missed: missed}); gap != nil {

@@ -42,22 +42,21 @@ type Owner interface {
 // Conn is a connection that carries frames. One goroutine reads at a time; any number write.
 type Conn struct {
 	transport netpoll.Transport
-	owner     Owner                 // nil until the handshake is over
 	rules     atomic.Pointer[Rules] // for the frames
+	output                          // whatever a write needs is close together, because memory is slow
+	flags     atomic.Uint32
 
 	// Input. Only the goroutine that reads touches these.
+	gathers   bool    // this goroutine has made writes wait, see Gather
+	impatient bool    // reads do not wait
 	in        *buffer // nil while it holds nothing
 	sequence  frame.Sequence
 	atHand    dataFrame
 	rerr      error // what ended the input
 	watched   *watch
-	gathers   bool // this goroutine has made writes wait, see Gather
-	impatient bool // reads do not wait
+	bytesIn   atomic.Uint64
 
-	flags   atomic.Uint32
-	bytesIn atomic.Uint64
-
-	output
+	owner Owner // nil until the handshake is over
 }
 
 // The flags of a Conn.
@@ -65,6 +64,7 @@ const (
 	isFramed   = 1 << iota // the owner is there
 	isAttended             // and notified of input
 	isWaiting              // a goroutine waits for input
+	isBlocked              // whoever carries waits for the descriptor's loop to take over
 )
 
 // Rules are what the frames of both directions are held to.

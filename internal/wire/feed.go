@@ -6,25 +6,20 @@ import "slices"
 // not wait and must not call a Conn.
 type Source interface {
 	// Peek appends the next frames, as they are on the wire, to frames, up to max and none behind the position upto. The bytes must
-	// not change any more. It may return none, even below upto.
-	Peek(frames [][]byte, upto uint64, max int) [][]byte
+	// not change any more. It may return none, even below upto. If it reports that there are more, they are asked for when these are
+	// written; otherwise after the next Pull.
+	Peek(frames [][]byte, upto uint64, max int) (_ [][]byte, more bool)
 
-	// Advance tells that the first n of the frames that Peek has returned last are written, or will be.
-	Advance(n int)
+	// Advance tells that the first n of the frames that Peek has returned last are written, or will be. It returns how many messages
+	// they are.
+	Advance(n int) (messages int)
 }
 
 // A Feed is what one Conn gets from a Source.
 type Feed struct {
-	source Source
+	Source Source
 	last   *place // the newest; nil before the first Pull
 	first  place  // saves an allocation
-}
-
-// NewFeed returns a Feed of source, for one Conn.
-func NewFeed(source Source) *Feed {
-	f := &Feed{source: source}
-	f.first.feed = f
-	return f
 }
 
 // A place is where frames of a Feed belong in a queue. What was put into the queue before leaves before them, what is put there later
@@ -34,6 +29,7 @@ type place struct {
 	upto   uint64
 	writes uint64 // the queue's when the place was put there
 	where  where
+	last   bool // the frames before it are the last until the next Pull
 }
 
 type where uint8
@@ -45,7 +41,7 @@ const (
 )
 
 // Pull has the frames of f up to the position upto written, behind all that was sent before and, but for control frames, before all that is sent from
-// now on. It does not wait. Frames that Peek does not return when their turn has come need another Pull.
+// now on. It does not wait. Frames that Peek does not have when their turn has come need another Pull.
 //
 // A close frame drops what was not written.
 func (c *Conn) Pull(f *Feed, upto uint64, how Leave) error {
@@ -65,6 +61,9 @@ func (c *Conn) Pull(f *Feed, upto uint64, how Leave) error {
 // place finds or makes the place of frames up to upto.
 func (q *queue) place(f *Feed, upto uint64, hold bool) {
 	p := f.last
+	if p != nil {
+		p.last = false
+	}
 	switch {
 	case p == nil || p.where == nowhere:
 		p = &f.first
@@ -77,9 +76,9 @@ func (q *queue) place(f *Feed, upto uint64, hold bool) {
 		p = &f.first
 	}
 	if p.where != nowhere {
-		p = &place{feed: f}
+		p = new(place)
 	}
-	p.upto = upto
+	p.feed, p.upto = f, upto
 	f.last = p
 	if hold {
 		p.where = isHeld
@@ -125,7 +124,9 @@ func (q *queue) fill() {
 			continue
 		}
 		p := q.pieces[i].place
-		q.offered = p.feed.source.Peek(q.offered[:0], p.upto, maxVector-i)
+		var more bool
+		q.offered, more = p.feed.Source.Peek(q.offered[:0], p.upto, maxVector-i)
+		p.last = !more
 		if len(q.offered) == 0 {
 			q.leave(p)
 			q.pieces = slices.Delete(q.pieces, i, i+1)
@@ -135,6 +136,7 @@ func (q *queue) fill() {
 		size := 0
 		for k, frame := range q.offered {
 			if size >= gatherSize {
+				p.last = false
 				break
 			}
 			size += len(frame)

@@ -53,20 +53,31 @@ func (n *narrow) Write(pieces [][]byte) (written int, err error) {
 
 // letters is a Source whose message at position i is one letter, the i-th.
 type letters struct {
-	pos int
+	pos   int
+	end   int // it has none from there on; 0: it has all
+	peeks int
 }
 
-func (l *letters) Peek(frames [][]byte, upto uint64, limit int) [][]byte {
-	for i := l.pos; i < int(upto) && limit > 0; i++ {
+func (l *letters) Peek(frames [][]byte, upto uint64, limit int) (_ [][]byte, more bool) {
+	l.peeks++
+	end := int(upto)
+	if l.end > 0 {
+		end = min(end, l.end)
+	}
+	i := l.pos
+	for ; i < end && limit > 0; i++ {
 		frames = append(frames, frame.AppendHeader(nil, 0x81, 1))
 		last := len(frames) - 1
 		frames[last] = append(frames[last], byte('a'+i))
 		limit--
 	}
-	return frames
+	return frames, i < end
 }
 
-func (l *letters) Advance(n int) { l.pos += n }
+func (l *letters) Advance(n int) int {
+	l.pos += n
+	return n
+}
 
 func narrowConn(room int) (*Conn, *narrow) {
 	c := framed(&script{}, nil, server, nil)
@@ -141,7 +152,7 @@ func TestFeedOrder(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for _, full := range []bool{false, true} {
 				c, n := narrowConn(1 << 20)
-				f := NewFeed(new(letters))
+				f := &Feed{Source: new(letters)}
 				want := test.free
 				if full {
 					want = test.full
@@ -184,7 +195,7 @@ func TestFeedWhileAWriteIsUnderWay(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, n := narrowConn(5) // one frame and two thirds of the next
-			f := NewFeed(new(letters))
+			f := &Feed{Source: new(letters)}
 			n.during = func() { test.during(c, f) }
 			c.Pull(f, 3, Now)
 			n.more(c, 1<<10)
@@ -195,11 +206,31 @@ func TestFeedWhileAWriteIsUnderWay(t *testing.T) {
 	}
 }
 
+// TestSourceIsAskedOnce asks a source that has no more for nothing else, unless there was a Pull meanwhile.
+func TestSourceIsAskedOnce(t *testing.T) {
+	c, n := narrowConn(1 << 10)
+	source := &letters{end: 2}
+	f := &Feed{Source: source}
+	c.Pull(f, 3, Now)
+	if got := n.payloads(); got != "ab" || source.peeks != 1 || c.queue != nil {
+		t.Errorf("%q was written after %d calls of Peek", got, source.peeks)
+	}
+	source.end = 4
+	n.during = func() {
+		source.end = 0
+		c.Pull(f, 5, Now)
+	}
+	c.Pull(f, 5, Now)
+	if got := n.payloads(); got != "abcde" || source.peeks != 3 || c.queue != nil {
+		t.Errorf("%q was written after %d calls of Peek", got, source.peeks)
+	}
+}
+
 // TestFeedOfASlowPeer keeps one frame in memory, and no more than 64 KiB are written at once.
 func TestFeedOfASlowPeer(t *testing.T) {
 	c, n := narrowConn(10)
 	source := &repeated{frame: make([]byte, 4<<10)}
-	f := NewFeed(source)
+	f := &Feed{Source: source}
 	c.Pull(f, 1000, Now)
 	if pieces := c.queue.pieces; len(pieces) != 2 || source.pos != 1 {
 		t.Errorf("%d pieces wait, the source is at %d", len(pieces), source.pos)
@@ -237,7 +268,7 @@ func TestFeedOfASlowPeer(t *testing.T) {
 // TestFeedAndLentMemory has a ping leave before a payload that a caller has lent. The caller has it back when all of it is written and not before.
 func TestFeedAndLentMemory(t *testing.T) {
 	c, n := narrowConn(1)
-	c.Pull(NewFeed(new(letters)), 1, Now)
+	c.Pull(&Feed{Source: new(letters)}, 1, Now)
 	mark, _ := c.Send(&Frame{First: 0x82, Payload: make([]byte, 100), Lent: true})
 	c.Send(&Frame{First: 0x89, Payload: make([]byte, 100)})
 	written := func() bool {
@@ -262,7 +293,7 @@ func TestWriteBehindAControlFrameThatWasPutAhead(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c, n := narrowConn(1)
 			c.Send(&Frame{First: 0x81, Payload: []byte(">>")})
-			c.Pull(NewFeed(&repeated{end: true}), 1, Now) // which will turn out to have nothing
+			c.Pull(&Feed{Source: &repeated{end: true}}, 1, Now) // which will turn out to have nothing
 			c.Send(&Frame{First: 0x89, Payload: []byte("P")})
 			n.during = func() { c.Send(&Frame{First: first, Payload: []byte("X")}) }
 			n.more(c, 1)
@@ -285,15 +316,19 @@ type repeated struct {
 	end   bool
 }
 
-func (r *repeated) Peek(frames [][]byte, upto uint64, limit int) [][]byte {
-	for i := r.pos; i < int(upto) && limit > 0 && !r.end; i++ {
+func (r *repeated) Peek(frames [][]byte, upto uint64, limit int) (_ [][]byte, more bool) {
+	i := r.pos
+	for ; i < int(upto) && limit > 0 && !r.end; i++ {
 		frames = append(frames, r.frame)
 		limit--
 	}
-	return frames
+	return frames, i < int(upto) && !r.end
 }
 
-func (r *repeated) Advance(n int) { r.pos += n }
+func (r *repeated) Advance(n int) int {
+	r.pos += n
+	return n
+}
 
 // ring is a Source of numbers, for one Conn.
 type ring struct {
@@ -320,14 +355,17 @@ func (l *numbers) append(publisher, i int) (pos uint64) {
 	return uint64(len(l.frames))
 }
 
-func (r *ring) Peek(frames [][]byte, upto uint64, limit int) [][]byte {
+func (r *ring) Peek(frames [][]byte, upto uint64, limit int) (_ [][]byte, more bool) {
 	r.log.mu.Lock()
 	defer r.log.mu.Unlock()
 	end := min(upto, uint64(len(r.log.frames)), r.pos+uint64(limit))
-	return append(frames, r.log.frames[min(r.pos, end):end]...)
+	return append(frames, r.log.frames[min(r.pos, end):end]...), end < upto
 }
 
-func (r *ring) Advance(n int) { r.pos += uint64(n) }
+func (r *ring) Advance(n int) int {
+	r.pos += uint64(n)
+	return n
+}
 
 // TestFeedsUnderLoad has several goroutines publish to two logs and write to the same connections. Each peer sees every message of a log once and
 // in the log's order, and what a goroutine wrote after it had published behind that.
@@ -348,7 +386,7 @@ func TestFeedsUnderLoad(t *testing.T) {
 		defer m.c.Close()
 		theirs.SetReadDeadline(time.Now().Add(30 * time.Second))
 		for _, log := range logs {
-			m.feeds = append(m.feeds, NewFeed(&ring{log: log}))
+			m.feeds = append(m.feeds, &Feed{Source: &ring{log: log}})
 		}
 		members = append(members, m)
 	}

@@ -51,8 +51,8 @@ func (o *output) putQueue() {
 	if q == nil || len(q.pieces) > 0 || len(q.held) > 0 {
 		return
 	}
-	clear(q.vector[:cap(q.vector)]) // nothing may be kept from being freed
-	clear(q.offered[:cap(q.offered)])
+	clear(q.vector) // nothing may be kept from being freed
+	q.vector = q.vector[:0]
 	o.queue = nil
 	queues.Put(q)
 }
@@ -134,6 +134,7 @@ func (o *output) putControl(header, payload []byte, key uint32) {
 // next returns what is to be written next; nothing when the queue turns out to be empty. The bytes stay in the queue until consume.
 func (q *queue) next() [][]byte {
 	q.fill()
+	clear(q.vector)
 	q.vector = q.vector[:0]
 	for i := range q.pieces[:min(len(q.pieces), maxVector)] {
 		if q.pieces[i].isPlace() {
@@ -175,9 +176,13 @@ func (o *output) consume(n int) {
 			putBuffer(p.b)
 		}
 	}
+	if advanced > 0 && of.last && done < len(q.pieces) && q.pieces[done].isPlace() {
+		q.leave(of)
+		done++
+	}
 	q.pieces = slices.Delete(q.pieces, 0, done)
 	q.giveBack()
 	if advanced > 0 {
-		of.feed.source.Advance(advanced)
+		o.messages += uint64(of.feed.Source.Advance(advanced))
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math"
 	"sync"
-	"sync/atomic"
 
 	"github.com/foyerws/foyer/internal/frame"
 )
@@ -23,7 +22,7 @@ type output struct {
 	queue     *queue        // what waits; nil when nothing does
 	queued    uint64        // bytes taken in since the beginning, but for feeds and for what was put ahead of others
 	written   uint64        // bytes that the kernel has, those of feeds included
-	blocked   atomic.Bool   // who carries waits for the descriptor's loop to take over
+	messages  uint64        // taken in, or taken from feeds
 	open      bool          // bytes may leave: the handshake is over
 	busy      bool          // somebody is carrying bytes
 	claim     Claim         // who is in the middle of a message
@@ -126,6 +125,9 @@ func (c *Conn) Send(f *Frame) (mark uint64, err error) {
 		if c.queue != nil {
 			c.queue.dropPlaces()
 		}
+	}
+	if !control && f.First&frame.Final != 0 {
+		c.messages++
 	}
 	c.putFrame(f, key)
 	mark = c.queued
@@ -372,7 +374,7 @@ func (c *Conn) carry(batch [][]byte, rounds int) {
 		}
 		var blocked bool
 		if batch, blocked = c.wrote(n, full); blocked {
-			if err := c.transport.AwaitRoom(); err != nil && c.blocked.CompareAndSwap(true, false) {
+			if err := c.transport.AwaitRoom(); err != nil && c.unblocks() {
 				c.fail(err, true)
 			}
 			return // unblock carries on
@@ -386,12 +388,17 @@ func (c *Conn) carry(batch [][]byte, rounds int) {
 
 // unblock carries on where the kernel had no room.
 func (c *Conn) unblock() {
-	if c.blocked.Load() && c.blocked.CompareAndSwap(true, false) {
+	if c.unblocks() {
 		c.mu.Lock()
 		batch := c.batch()
 		c.mu.Unlock()
 		c.carry(batch, maxRounds)
 	}
+}
+
+// unblocks clears isBlocked, and reports whether it was set.
+func (c *Conn) unblocks() bool {
+	return c.flags.Load()&isBlocked != 0 && c.flags.And(^uint32(isBlocked))&isBlocked != 0
 }
 
 // batch returns what is to be written next, or nil where there is nothing or something holds it back; nobody is busy
@@ -426,7 +433,7 @@ func (c *Conn) wrote(n int, full bool) (batch [][]byte, blocked bool) {
 		}
 	}
 	if full && c.waits() && c.mayLeave() {
-		c.blocked.Store(true)
+		c.flags.Or(isBlocked)
 		return nil, true
 	}
 	return c.batch(), false
@@ -435,7 +442,7 @@ func (c *Conn) wrote(n int, full bool) (batch [][]byte, blocked bool) {
 // fail ends the output. With carrying, the caller was busy and stops.
 func (c *Conn) fail(err error, carrying bool) {
 	c.mu.Lock()
-	if carrying || c.blocked.CompareAndSwap(true, false) {
+	if carrying || c.unblocks() {
 		c.busy = false
 	}
 	first := c.err == nil
@@ -486,6 +493,19 @@ func (c *Conn) Written() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.written
+}
+
+// MessagesOut returns how many messages were taken in.
+func (c *Conn) MessagesOut() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.messages
+}
+
+// Touch has the processor fetch what a write needs from memory. It does not wait for it, so that several Conns are fetched at once.
+func (c *Conn) Touch() {
+	c.flags.Load()
+	c.transport.HungUp()
 }
 
 // OutputWaits reports whether anything waits for the kernel to take it.

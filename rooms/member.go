@@ -221,7 +221,7 @@ func (m *Member) enter(ctx context.Context, o JoinOptions) error {
 	_, upto := r.ring.bounds()
 	m.feed.Pull(upto)
 	if announced {
-		r.flush()
+		r.flushLater()
 	}
 	return nil
 }
@@ -290,7 +290,7 @@ func (m *Member) Leave() {
 	}
 	r, h := m.room, m.room.hub
 	if r.depart(m) {
-		r.flush()
+		r.flushLater()
 	}
 	defer h.leaving.Done()
 	h.detach(m)

@@ -81,7 +81,7 @@ func (r *room) tellArrivals() (more bool) {
 	more = r.telling
 	r.mu.Unlock()
 	if announced {
-		r.flush()
+		r.flushLater()
 	}
 	return more
 }

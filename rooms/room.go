@@ -35,7 +35,7 @@ func (r *Room) PublishMessage(ctx context.Context, m *Message) (Position, error)
 		return Position{}, r.hub.refused(err)
 	}
 	defer r.hub.release(room)
-	defer room.flushSoon() // what the program writes now leaves behind the message
+	defer room.flush() // what the program writes now leaves behind the message
 	return room.publish(ctx, m)
 }
 
@@ -195,56 +195,68 @@ func (s *sink) Deliver(m *Message) {
 }
 
 // Flush implements Sink.
-func (s *sink) Flush() { (*room)(s).flush() }
+func (s *sink) Flush() { (*room)(s).flushLater() }
 
 var snapshots = sync.Pool{New: func() any { return new([]*Member) }}
 
-// flush writes what the ring has to all members, a moment later: what is published until then is written with it.
-func (r *room) flush() {
+// flushLater writes what the ring has to all members, on a goroutine of its own: what is published until that runs is written with it.
+func (r *room) flushLater() {
 	if r.flushing.Leave() {
 		go func() {
-			if r.flushing.TryLock() { // or else somebody does it
-				r.flushAndUnlock(0)
+			if r.flushing.TryLock() && !r.flushing.Return() { // or else somebody has done it, or does it
+				r.flushAndUnlock()
 			}
 		}()
 	}
 }
 
-// flushSoon has all members pull what the ring has. Their loops write it, but for what is late.
-func (r *room) flushSoon() {
-	r.flushing.Lock()
-	r.flushAndUnlock(maxLag)
+// flushAndUnlock does that, also for what is published meanwhile. The caller has locked r.flushing.
+func (r *room) flushAndUnlock() {
+	for again := true; again; again = !r.flushing.Return() {
+		r.pull(0)
+	}
 }
 
-// maxLag is how far a member may be behind before it is written to at once.
+// flush has all members pull what the ring has: their loops write it. What is published meanwhile is left to a goroutine, or it might
+// have no end.
+func (r *room) flush() {
+	r.flushing.Lock()
+	if r.flushing.Return() {
+		return // somebody has done it
+	}
+	r.pull(maxLag)
+	if !r.flushing.Return() {
+		go r.flushAndUnlock()
+	}
+}
+
+// maxLag is how far a member may be behind before it is not left to its loop.
 const maxLag = 32
 
-// flushAndUnlock brings what the ring has to all members if that was not done: at once to those that lag so many messages behind. The
-// caller has locked r.flushing.
-func (r *room) flushAndUnlock(lag uint64) {
-	for !r.flushing.Return() {
-		members := snapshots.Get().(*[]*Member)
-		*members = r.snapshot((*members)[:0])
-		var parts sync.WaitGroup
-		for part := range slices.Chunk(*members, max(partSize, len(*members)/runtime.GOMAXPROCS(0)+1)) {
-			if len(part) == len(*members) {
-				r.pull(part, lag)
-			} else {
-				parts.Go(func() { r.pull(part, lag) })
-			}
+// pull has all members get what the ring has. Those that lag so many messages behind are written to at once. The caller has locked
+// r.flushing.
+func (r *room) pull(lag uint64) {
+	members := snapshots.Get().(*[]*Member)
+	*members = r.snapshot((*members)[:0])
+	var parts sync.WaitGroup
+	for part := range slices.Chunk(*members, max(partSize, len(*members)/runtime.GOMAXPROCS(0)+1)) {
+		if len(part) == len(*members) {
+			r.pullPart(part, lag)
+		} else {
+			parts.Go(func() { r.pullPart(part, lag) })
 		}
-		parts.Wait()
-		clear(*members)
-		snapshots.Put(members)
-		r.wakeStreams()
 	}
+	parts.Wait()
+	clear(*members)
+	snapshots.Put(members)
+	r.wakeStreams()
 }
 
 // partSize is from how many members on it is worth having several goroutines write to them.
 const partSize = 512
 
-// pull has members get what the ring has. Memory is slow: several members are fetched from there at a time.
-func (r *room) pull(members []*Member, lag uint64) {
+// pullPart is pull for some of the members. Memory is slow: several of them are fetched from there at a time.
+func (r *room) pullPart(members []*Member, lag uint64) {
 	var late [8]*foyer.Feed
 	for group := range slices.Chunk(members, len(late)) {
 		n := 0

@@ -152,19 +152,36 @@ func TestFeedOfShortMessages(t *testing.T) {
 
 func TestTogether(t *testing.T) {
 	a, b, c, long := Prepare(Text, []byte("a")), Prepare(Text, []byte("b")), Prepare(Binary, []byte("c")), Prepare(Text, make([]byte, maxRun))
-	for range 2 { // the second time as they are remembered
-		for want, messages := range map[string][]*Prepared{
-			"\x81\x01a\x81\x01b":          {a, b},
-			"\x81\x01a\x81\x01b\x82\x01c": {a, b, c},
-			"\x81\x01a\x82\x01c":          {a, c},
-		} {
-			if got := string(together(messages)); got != want {
-				t.Errorf("%q, want %q", got, want)
+	for want, messages := range map[string][]*Prepared{
+		"\x81\x01a\x81\x01b":          {a, b},
+		"\x81\x01a\x81\x01b\x82\x01c": {a, b, c},
+		"\x81\x01a\x82\x01c":          {a, c},
+	} {
+		if together(messages) != nil {
+			t.Errorf("%q is put together for one socket", want)
+		}
+		r := together(messages)
+		if r == nil || string(r.bytes) != want || together(messages) != r {
+			t.Fatalf("%+v, want %q", r, want)
+		}
+		for at := range len(want) { // bytes of it were written
+			begun, rest := r.written(r.bytes[at:])
+			size := -len(rest)
+			for _, m := range messages[:begun] {
+				size += len(m.plain)
+			}
+			if size != at || len(rest) > len(messages[begun-1].plain) || !strings.HasPrefix(want[at:], string(rest)) {
+				t.Errorf("%d bytes of %q are written, and %q is the rest of %d messages", at, want, rest, begun)
 			}
 		}
+		if begun, rest := r.written(nil); begun != len(messages) || rest != nil {
+			t.Errorf("%d messages are written, and %q is left", begun, rest)
+		}
 	}
-	if together([]*Prepared{a}) != nil || together([]*Prepared{a, long}) != nil {
-		t.Error("put together")
+	for range 3 {
+		if together([]*Prepared{a}) != nil || together([]*Prepared{a, long}) != nil {
+			t.Error("put together")
+		}
 	}
 }
 

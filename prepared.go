@@ -119,12 +119,12 @@ type Feed struct {
 	conn   *wire.Conn // the socket's
 	source Source
 	socket *Socket // touched only where it must be: memory is slow
-	run    int32   // how many messages the one frame of the last Peek stands for; 0 if each has its own
+	run    *run    // what the one frame of the last Peek stands for; nil if each message has its own
 	plain  bool    // unless the rules say otherwise, messages are sent as they are
 }
 
-// NewFeed returns a Feed. A slow client holds one message of it, or 4 KiB of short ones, beside MaxWriteBuffer. Context
-// takeover does not compress its messages.
+// NewFeed returns a Feed. A slow client holds one message of it beside MaxWriteBuffer. Context takeover does not compress
+// its messages.
 func (s *Socket) NewFeed(source Source) *Feed {
 	f := &Feed{socket: s, conn: s.wire, source: source}
 	f.wire.Source = (*feedSource)(f)
@@ -153,51 +153,57 @@ func (f *Feed) pull(upto uint64, how wire.Leave) error {
 	return nil
 }
 
-// A run is short messages in a row, put together once for all sockets that are at the same place of a log.
+// A run is messages in a row, put together once for all sockets that are at the same place of a log.
 type run struct {
 	messages []*Prepared
-	bytes    []byte
+	bytes    []byte // nil until a second socket wants them
 }
 
-// maxRun is the size of a run, in bytes.
-const maxRun = 4 << 10
+// maxRun is the longest run, in bytes.
+const maxRun = 64 << 10
 
 // runs are the latest, by the id of the first message.
-var runs [64]atomic.Pointer[run]
+var runs [16]atomic.Pointer[run]
 
-// appendPlain appends messages as a server sends them that neither compresses nor splits: as one frame that stands for all of run, if
-// they are to be put together.
-func appendPlain(frames [][]byte, messages []*Prepared) (_ [][]byte, run int32) {
-	if b := together(messages); b != nil {
-		return append(frames, b), int32(len(messages))
-	}
-	for _, m := range messages {
-		frames = append(frames, m.plain)
-	}
-	return frames, 0
-}
-
-// together returns messages as one piece, or nil if they are not to be put together.
-func together(messages []*Prepared) []byte {
+// together returns messages as a run, or nil if they are not to be put together.
+func together(messages []*Prepared) *run {
 	if len(messages) < 2 {
 		return nil
 	}
 	latest := &runs[messages[0].id%uint64(len(runs))]
-	if r := latest.Load(); r != nil && slices.Equal(r.messages, messages) {
-		return r.bytes
+	r := latest.Load()
+	switch {
+	case r == nil || !slices.Equal(r.messages, messages):
+		latest.Store(&run{messages: slices.Clone(messages)}) // which one socket may be alone with
+		return nil
+	case r.bytes != nil:
+		return r
 	}
 	size := 0
 	for _, m := range messages {
-		if size += len(m.plain); size > maxRun {
-			return nil
-		}
+		size += len(m.plain)
 	}
-	r := &run{slices.Clone(messages), make([]byte, 0, size)}
+	if size > maxRun {
+		return nil
+	}
+	r = &run{r.messages, make([]byte, 0, size)}
 	for _, m := range messages {
 		r.bytes = append(r.bytes, m.plain...)
 	}
 	latest.Store(r)
-	return r.bytes
+	return r
+}
+
+// written returns how many of the messages were begun if rest is what is left of the run, and the rest of the last of them.
+func (r *run) written(rest []byte) (begun int, _ []byte) {
+	at := len(r.bytes) - len(rest)
+	for i, m := range r.messages {
+		if at < len(m.plain) {
+			return i + 1, m.plain[at:]
+		}
+		at -= len(m.plain)
+	}
+	return len(r.messages), nil
 }
 
 // A feedSource is a Feed as the wire asks it.
@@ -209,10 +215,18 @@ func (f *feedSource) Peek(frames [][]byte, upto uint64, max int) (_ [][]byte, mo
 	defer f.contain()
 	room := peeked.Get().(*[]*Prepared)
 	*room, more = f.source.Peek((*room)[:0], upto, max)
-	f.run = 0
-	if f.plain && f.conn.Rules().Split == 0 {
-		frames, f.run = appendPlain(frames, *room)
-	} else {
+	plain := f.plain && f.conn.Rules().Split == 0
+	if f.run = nil; plain {
+		f.run = together(*room)
+	}
+	switch {
+	case f.run != nil:
+		frames = append(frames, f.run.bytes)
+	case plain:
+		for _, m := range *room {
+			frames = append(frames, m.plain)
+		}
+	default:
 		for _, m := range *room {
 			frames = append(frames, m.bytesFor(f.socket))
 		}
@@ -233,11 +247,12 @@ func (f *feedSource) contain() {
 	}
 }
 
-func (f *feedSource) Advance(n int) (messages int) {
+func (f *feedSource) Advance(n int, rest []byte) (messages int, _ []byte) {
 	defer f.contain()
-	if f.run > 0 && n > 0 {
-		n = int(f.run)
+	if f.run != nil {
+		n, rest = f.run.written(rest)
+		f.run = nil
 	}
 	f.source.Advance(n)
-	return n
+	return n, rest
 }

@@ -10,9 +10,10 @@ type Source interface {
 	// written; otherwise after the next Pull.
 	Peek(frames [][]byte, upto uint64, max int) (_ [][]byte, more bool)
 
-	// Advance tells that the first n of the frames that Peek has returned last are written, or will be. It returns how many messages
-	// they are.
-	Advance(n int) (messages int)
+	// Advance tells that the first n of the frames that Peek has returned last are written, but for the rest of the last of them, which
+	// will be. It returns how many messages that makes, and rest or as much of it as is to be kept, at least a byte: what is behind that
+	// is asked for again.
+	Advance(n int, rest []byte) (messages int, _ []byte)
 }
 
 // A Feed is what one Conn gets from a Source.
@@ -126,21 +127,22 @@ func (q *queue) fill() {
 		p := q.pieces[i].place
 		var more bool
 		q.offered, more = p.feed.Source.Peek(q.offered[:0], p.upto, maxVector-i)
-		p.last = !more
 		if len(q.offered) == 0 {
 			q.leave(p)
 			q.pieces = slices.Delete(q.pieces, i, i+1)
 			i--
 			continue
 		}
-		size := 0
-		for k, frame := range q.offered {
-			if size >= gatherSize {
-				p.last = false
-				break
-			}
-			size += len(frame)
-			q.pieces = slices.Insert(q.pieces, i+k, piece{p: frame, place: p})
+		size, n := 0, 0
+		for ; n < len(q.offered) && size < gatherSize; n++ {
+			size += len(q.offered[n])
+		}
+		p.last = !more && n == len(q.offered)
+		end := len(q.pieces)
+		q.pieces = slices.Grow(q.pieces, n)[:end+n]
+		copy(q.pieces[i+n:], q.pieces[i:end])
+		for k, frame := range q.offered[:n] {
+			q.pieces[i+k] = piece{p: frame, place: p}
 		}
 		return
 	}

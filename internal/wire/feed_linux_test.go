@@ -74,9 +74,9 @@ func (l *letters) Peek(frames [][]byte, upto uint64, limit int) (_ [][]byte, mor
 	return frames, i < end
 }
 
-func (l *letters) Advance(n int) int {
+func (l *letters) Advance(n int, rest []byte) (int, []byte) {
 	l.pos += n
-	return n
+	return n, rest
 }
 
 func narrowConn(room int) (*Conn, *narrow) {
@@ -206,6 +206,39 @@ func TestFeedWhileAWriteIsUnderWay(t *testing.T) {
 	}
 }
 
+// words is a Source of letters that come as one frame, of which no more than a letter is to be kept.
+type words struct{ letters }
+
+func (w *words) Peek(frames [][]byte, upto uint64, limit int) (_ [][]byte, more bool) {
+	all, more := w.letters.Peek(nil, upto, limit)
+	return append(frames, bytes.Join(all, nil)), more
+}
+
+func (w *words) Advance(n int, rest []byte) (int, []byte) {
+	behind := max(len(rest)-1, 0) / 3 // the letter that is begun
+	letters := w.end - w.pos - behind
+	w.pos += letters
+	return letters, rest[:len(rest)-3*behind]
+}
+
+// TestPartOfAFrame keeps as much of a frame as its source wants to be kept.
+func TestPartOfAFrame(t *testing.T) {
+	for room := 1; room < 15; room++ {
+		c, n := narrowConn(room)
+		source := &words{letters{end: 5}}
+		c.Pull(&Feed{Source: source}, 5, Now)
+		for c.OutputWaits() && n.got.Len() < 100 {
+			if p := c.queue.pieces[0].p; len(p) > 3 {
+				t.Fatalf("%q is kept", p)
+			}
+			n.more(c, room)
+		}
+		if got := n.payloads(); got != "abcde" || c.MessagesOut() != 5 || source.pos != 5 {
+			t.Errorf("%d bytes at a time: %q was written, %d messages, the source is at %d", room, got, c.MessagesOut(), source.pos)
+		}
+	}
+}
+
 // TestSourceIsAskedOnce asks a source that has no more for nothing else, unless there was a Pull meanwhile.
 func TestSourceIsAskedOnce(t *testing.T) {
 	c, n := narrowConn(1 << 10)
@@ -325,9 +358,9 @@ func (r *repeated) Peek(frames [][]byte, upto uint64, limit int) (_ [][]byte, mo
 	return frames, i < int(upto) && !r.end
 }
 
-func (r *repeated) Advance(n int) int {
+func (r *repeated) Advance(n int, rest []byte) (int, []byte) {
 	r.pos += n
-	return n
+	return n, rest
 }
 
 // ring is a Source of numbers, for one Conn.
@@ -362,9 +395,9 @@ func (r *ring) Peek(frames [][]byte, upto uint64, limit int) (_ [][]byte, more b
 	return append(frames, r.log.frames[min(r.pos, end):end]...), end < upto
 }
 
-func (r *ring) Advance(n int) int {
+func (r *ring) Advance(n int, rest []byte) (int, []byte) {
 	r.pos += uint64(n)
-	return n
+	return n, rest
 }
 
 // TestFeedsUnderLoad has several goroutines publish to two logs and write to the same connections. Each peer sees every message of a log once and

@@ -176,13 +176,27 @@ func (o *output) consume(n int) {
 			putBuffer(p.b)
 		}
 	}
-	if advanced > 0 && of.last && done < len(q.pieces) && q.pieces[done].isPlace() {
-		q.leave(of)
-		done++
-	}
 	q.pieces = slices.Delete(q.pieces, 0, done)
-	q.giveBack()
 	if advanced > 0 {
-		o.messages += uint64(of.feed.Source.Advance(advanced))
+		o.advance(of, advanced) // whose place is still there, or a close frame
+	}
+	q.giveBack()
+}
+
+// advance tells the source of a place that n of its frames were written, or at least begun.
+func (o *output) advance(p *place, n int) {
+	q := o.queue
+	var rest []byte
+	if q.pieces[0].begun {
+		rest = q.pieces[0].p
+	}
+	messages, kept := p.feed.Source.Advance(n, rest)
+	o.messages += uint64(messages)
+	switch {
+	case len(kept) > 0:
+		q.pieces[0].p = kept
+	case p.last && q.pieces[0].isPlace():
+		q.leave(p)
+		q.pieces = slices.Delete(q.pieces, 0, 1)
 	}
 }

@@ -177,7 +177,7 @@ func (s *Socket) finish(e *CloseError, how ending) {
 	cancels, done := s.takeCancels(), s.done
 	s.mu.Unlock()
 
-	if s.server && !s.accepted.Load() {
+	if s.isServer() && !s.accepted.Load() {
 		s.config.pool.drop(s)
 	}
 	s.config.release(s.deflate)
@@ -185,9 +185,9 @@ func (s *Socket) finish(e *CloseError, how ending) {
 	for _, cancel := range cancels {
 		cancel(e)
 	}
-	if how == farewell || how == answered && !(s.server && s.wire.Done()) {
+	if how == farewell || how == answered && !(s.isServer() && s.wire.Done()) {
 		go func() {
-			s.wire.Finish(lingerTime, how == farewell || !s.server)
+			s.wire.Finish(lingerTime, how == farewell || !s.isServer())
 			s.config.registry.remove(s)
 		}()
 	} else {

@@ -189,7 +189,7 @@ func (o *DialOptions) dial(ctx context.Context, cfg *config, u *url.URL, header 
 		c.Abandon()
 		return nil, resp, err
 	}
-	s := newSocket(c, cfg, keepSent(resp.Request, conn), resp.Header.Get("Sec-Websocket-Protocol"), false, deflate)
+	s := newSocket(c, cfg, keepSent(resp.Request, conn), resp.Header.Get("Sec-Websocket-Protocol"), deflate)
 	cfg.registry.reserve(0)
 	cfg.registry.add(s)
 	return s, resp, nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -157,11 +158,12 @@ func TestTogether(t *testing.T) {
 		"\x81\x01a\x81\x01b\x82\x01c": {a, b, c},
 		"\x81\x01a\x82\x01c":          {a, c},
 	} {
-		if together(messages) != nil {
+		var f, g feedSource
+		if f.together(messages) != nil || f.together(messages) != nil {
 			t.Errorf("%q is put together for one socket", want)
 		}
-		r := together(messages)
-		if r == nil || string(r.bytes) != want || together(messages) != r {
+		r := g.together(messages)
+		if r == nil || string(r.bytes) != want || f.together(messages) != r {
 			t.Fatalf("%+v, want %q", r, want)
 		}
 		for at := range len(want) { // bytes of it were written
@@ -179,8 +181,14 @@ func TestTogether(t *testing.T) {
 		}
 	}
 	for range 3 {
-		if together([]*Prepared{a}) != nil || together([]*Prepared{a, long}) != nil {
+		var f feedSource
+		if f.together([]*Prepared{a}) != nil || f.together([]*Prepared{a, long}) != nil {
 			t.Error("put together")
+		}
+	}
+	for i := range runs {
+		if r := runs[i].Load(); r != nil && slices.Contains(r.messages, long) {
+			t.Error("a message that is too long for a run is kept")
 		}
 	}
 }

@@ -176,7 +176,7 @@ func (s *Socket) seenLeaving(seen netpoll.Sight) (gone bool) {
 	case seen < netpoll.Leaving:
 		return false
 	case seen == netpoll.Cut || seen == netpoll.Broken:
-		if s.server && !s.accepted.Load() || seen == netpoll.Broken && !s.holdsInput() {
+		if s.isServer() && !s.accepted.Load() || seen == netpoll.Broken && !s.holdsInput() {
 			return true
 		}
 	case seen == netpoll.Ended && !s.holdsInput():

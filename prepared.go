@@ -121,14 +121,15 @@ type Feed struct {
 	socket *Socket // touched only where it must be: memory is slow
 	run    *run    // what the one frame of the last Peek stands for; nil if each message has its own
 	plain  bool    // unless the rules say otherwise, messages are sent as they are
+	alone  uint64  // the first message of the last run that this one was the first to want
 }
 
-// NewFeed returns a Feed. A slow client holds one message of it beside MaxWriteBuffer. Context takeover does not compress
-// its messages.
+// NewFeed returns a Feed. A slow client holds one message of it, or 64 KiB over TLS, beside MaxWriteBuffer. Context takeover
+// does not compress its messages.
 func (s *Socket) NewFeed(source Source) *Feed {
 	f := &Feed{socket: s, conn: s.wire, source: source}
 	f.wire.Source = (*feedSource)(f)
-	f.plain = s.server && (s.deflate == nil || s.deflate.out.Takeover())
+	f.plain = s.isServer() && (s.deflate == nil || s.deflate.out.Takeover())
 	return f
 }
 
@@ -136,7 +137,7 @@ func (s *Socket) NewFeed(source Source) *Feed {
 // does not wait. Socket.Close drops what is not written. Pull is safe for concurrent use. Its error is ErrClosed.
 func (f *Feed) Pull(upto uint64) error { return f.pull(upto, wire.Batched) }
 
-// PullAll pulls several Feeds and writes at once. Eight at a time are fastest.
+// PullAll pulls several Feeds, without errors, and writes at once. Eight at a time are fastest.
 func PullAll(feeds []*Feed, upto uint64) {
 	for _, f := range feeds {
 		f.conn.Touch()
@@ -156,7 +157,7 @@ func (f *Feed) pull(upto uint64, how wire.Leave) error {
 // A run is messages in a row, put together once for all sockets that are at the same place of a log.
 type run struct {
 	messages []*Prepared
-	bytes    []byte // nil until a second socket wants them
+	bytes    []byte // nil until another socket wants them, too
 }
 
 // maxRun is the longest run, in bytes.
@@ -165,25 +166,31 @@ const maxRun = 64 << 10
 // runs are the latest, by the id of the first message.
 var runs [16]atomic.Pointer[run]
 
-// together returns messages as a run, or nil if they are not to be put together.
-func together(messages []*Prepared) *run {
+// together returns messages as a run, or nil if they are not to be put together: they are too long, or f may be alone with them.
+func (f *feedSource) together(messages []*Prepared) *run {
 	if len(messages) < 2 {
 		return nil
 	}
-	latest := &runs[messages[0].id%uint64(len(runs))]
+	first := messages[0].id
+	latest := &runs[first%uint64(len(runs))]
 	r := latest.Load()
+	same := r != nil && slices.Equal(r.messages, messages)
 	switch {
-	case r == nil || !slices.Equal(r.messages, messages):
-		latest.Store(&run{messages: slices.Clone(messages)}) // which one socket may be alone with
-		return nil
-	case r.bytes != nil:
+	case same && r.bytes != nil:
 		return r
+	case same && f.alone == first:
+		return nil
 	}
 	size := 0
 	for _, m := range messages {
 		size += len(m.plain)
 	}
-	if size > maxRun {
+	switch {
+	case size > maxRun:
+		return nil
+	case !same:
+		f.alone = first
+		latest.Store(&run{messages: slices.Clone(messages)})
 		return nil
 	}
 	r = &run{r.messages, make([]byte, 0, size)}
@@ -194,8 +201,9 @@ func together(messages []*Prepared) *run {
 	return r
 }
 
-// written returns how many of the messages were begun if rest is what is left of the run, and the rest of the last of them.
-func (r *run) written(rest []byte) (begun int, _ []byte) {
+// written returns how many of the messages a socket is done with that has rest left of the run, and will write the rest of the last of
+// them.
+func (r *run) written(rest []byte) (done int, _ []byte) {
 	at := len(r.bytes) - len(rest)
 	for i, m := range r.messages {
 		if at < len(m.plain) {
@@ -217,7 +225,7 @@ func (f *feedSource) Peek(frames [][]byte, upto uint64, max int) (_ [][]byte, mo
 	*room, more = f.source.Peek((*room)[:0], upto, max)
 	plain := f.plain && f.conn.Rules().Split == 0
 	if f.run = nil; plain {
-		f.run = together(*room)
+		f.run = f.together(*room)
 	}
 	switch {
 	case f.run != nil:
@@ -249,9 +257,12 @@ func (f *feedSource) contain() {
 
 func (f *feedSource) Advance(n int, rest []byte) (messages int, _ []byte) {
 	defer f.contain()
-	if f.run != nil {
-		n, rest = f.run.written(rest)
-		f.run = nil
+	r := f.run
+	if f.run = nil; n == 0 {
+		return 0, nil
+	}
+	if r != nil {
+		n, rest = r.written(rest)
 	}
 	f.source.Advance(n)
 	return n, rest

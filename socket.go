@@ -62,16 +62,15 @@ type Socket struct {
 	request     record
 	subprotocol string
 	deflate     *compression // nil where permessage-deflate was not negotiated
-	server      bool
 
 	accepted atomic.Bool              // the program has it
 	left     atomic.Bool              // the peer has left, and something that it sent may be left to read
 	reading  readingSide              // one goroutine at a time reads; it stays with the events
+	state    atomic.Int32             // changed in close.go only
 	partial  *message                 // of which a part has come; touched only by the goroutine that reads
 	streamed *messageReader           // the one that a Reader reads; the same
 	events   atomic.Pointer[listener] // nil until Handle
 
-	state      atomic.Int32  // changed in close.go only
 	mu         sync.Mutex    // guards:
 	fate       *CloseError   // how the socket ends, once that is certain; set in close.go only
 	closeTimer *time.Timer   // ends a close handshake that the peer does not finish
@@ -101,11 +100,14 @@ func (s *Socket) more() *extra {
 }
 
 // newSocket returns the Socket that speaks through c. What it writes stays in memory until c is opened.
-func newSocket(c *wire.Conn, cfg *config, r record, subprotocol string, server bool, deflate *compression) *Socket {
-	s := &Socket{wire: c, config: cfg, request: r, subprotocol: subprotocol, server: server, deflate: deflate}
+func newSocket(c *wire.Conn, cfg *config, r record, subprotocol string, deflate *compression) *Socket {
+	s := &Socket{wire: c, config: cfg, request: r, subprotocol: subprotocol, deflate: deflate}
 	c.Frame(cfg.rules(deflate != nil), (*owner)(s))
 	return s
 }
+
+// isServer reports whether this is the server's end.
+func (s *Socket) isServer() bool { return s.config.plain.Server }
 
 // State returns the current state.
 func (s *Socket) State() State { return State(s.state.Load()) }

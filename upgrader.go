@@ -150,7 +150,7 @@ func (h *Handler) upgrade(a arrival, r *http.Request) (*Socket, error) {
 		h.config.release(deflate)
 		return nil, err
 	}
-	return newSocket(a.wire, h.config, a.kept, subprotocol, true, deflate), nil
+	return newSocket(a.wire, h.config, a.kept, subprotocol, deflate), nil
 }
 
 // switching returns the answer that turns a connection into a WebSocket, RFC 6455 section 4.2.2.

@@ -61,7 +61,7 @@ func (s *Socket) send(ctx context.Context, t MessageType, p []byte, how waitMode
 	f := wire.Frame{
 		First:   frame.Final | byte(t),
 		Payload: p,
-		Lent:    long && s.server && !s.splits(len(p)), // a client's is copied, because it is masked
+		Lent:    long && s.isServer() && !s.splits(len(p)), // a client's is copied, because it is masked
 		Leave:   wire.Inline,
 		Room:    s.room(how != noWait),
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -389,7 +390,7 @@ func TestLargeRoom(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
-	const clients, publishers, messages = 3*partSize + 1, 4, 50
+	const clients, publishers, messages = 5*partSize + 1, 4, 50
 	hub := &Hub{PublishRate: -1}
 	url := serve(t, hub) + "/large"
 	sockets := make([]*foyer.Socket, clients)
@@ -422,4 +423,70 @@ func TestLargeRoom(t *testing.T) {
 		}
 	}
 	group.Wait()
+}
+
+// TestLeaveDuringAWrite leaves while the network has a member's first message in its hands: its socket stays open.
+func TestLeaveDuringAWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := Hub{Encode: JSON}
+		client, server := foyertest.Pair(t, &foyer.Handler{})
+		m, err := hub.Room("x").Join(t.Context(), server, JoinOptions{Slow: Resync})
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		m.Leave()
+		hear(t, client)
+		synctest.Wait()
+		server.TryWrite(foyer.Text, []byte("still open"))
+		if got := hear(t, client); got != "still open" {
+			t.Errorf("%q", got)
+		}
+	})
+}
+
+// TestConflateGoesOn publishes the newest message of a subject while a member that conflates is still given older ones.
+func TestConflateGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := Hub{HistoryMessages: 4}
+		room := hub.Room("x")
+		client, server := blocked(t)
+		if _, err := room.Join(t.Context(), server, JoinOptions{Slow: Conflate}); err != nil {
+			t.Fatal(err)
+		}
+		publish := func(text, subject string) {
+			room.PublishMessage(t.Context(), &Message{Type: foyer.Text, Data: []byte(text), Replaces: subject})
+		}
+		for _, text := range []string{"f1", "f2", "f3", "f4"} {
+			publish(text, "")
+		}
+		publish("b", "b")
+		publish("c", "c")
+		publish("a1", "a")
+		hear(t, client) // what has blocked it
+		synctest.Wait() // it falls, and conflates; f4 is being written
+		publish("a2", "a")
+		synctest.Wait()
+		if got := rest(t, client); !slices.Equal(got, []string{"f4", "b", "c", "a2"}) {
+			t.Errorf("%q", got)
+		}
+	})
+}
+
+// TestStepsAreGivenBack has a member that got history keep nothing of it.
+func TestStepsAreGivenBack(t *testing.T) {
+	var hub Hub
+	for i := range 64 {
+		hub.Room("x").Publish(t.Context(), foyer.Text, fmt.Append(nil, i))
+	}
+	s := dial(t, serve(t, &hub)+"/x?history=64")
+	for range 64 {
+		hear(t, s)
+	}
+	m := hub.existing("x").members[0]
+	eventually(t, "nothing is kept", func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return m.steps == nil && m.backlog == nil
+	})
 }

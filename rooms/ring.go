@@ -200,7 +200,8 @@ type step struct {
 }
 
 // read appends up to max messages from seq on, but none from upto on, and a step for each if steps is not nil. Below fresh it
-// leaves out what is not history: it was for those who were there. (Then, and with seen, there are steps.) It returns the sequence number of the first message,
+// leaves out what is not history: it was for those who were there. Then, and if
+// seen is set, steps must not be nil. It returns the sequence number of the first message,
 // whether there are more, and false if the one at seq was dropped.
 //
 // Nor does it append what the member has seen already, because the Backend had it before it was delivered here.

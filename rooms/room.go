@@ -210,18 +210,17 @@ func (r *room) flushLater() {
 	}
 }
 
-// flushAndUnlock does that, also for what is published meanwhile. The caller has locked r.flushing.
+// flushAndUnlock does what flushLater promises, also for what is published meanwhile. The caller has locked r.flushing.
 func (r *room) flushAndUnlock() {
 	for again := true; again; again = !r.flushing.Return() {
 		r.pull(0)
 	}
 }
 
-// flush has all members pull what the ring has: their loops write it. What is published meanwhile is left to a goroutine, or it might
-// have no end.
+// flush has all members pull what the ring has. The loops of their sockets write it, where there are loops. What is published meanwhile
+// is left to a goroutine, or it might have no end.
 func (r *room) flush() {
-	r.flushing.Lock()
-	if r.flushing.Return() {
+	if !r.flushing.LockWork() {
 		return // somebody has done it
 	}
 	r.pull(maxLag)
@@ -230,7 +229,7 @@ func (r *room) flush() {
 	}
 }
 
-// maxLag is how far a member may be behind before it is not left to its loop.
+// maxLag is how far a member may be behind before it is not left to a loop.
 const maxLag = 32
 
 // pull has all members get what the ring has. Those that lag so many messages behind are written to at once. The caller has locked
@@ -238,22 +237,22 @@ const maxLag = 32
 func (r *room) pull(lag uint64) {
 	members := snapshots.Get().(*[]*Member)
 	*members = r.snapshot((*members)[:0])
-	var parts sync.WaitGroup
-	for part := range slices.Chunk(*members, max(partSize, len(*members)/runtime.GOMAXPROCS(0)+1)) {
-		if len(part) == len(*members) {
-			r.pullPart(part, lag)
-		} else {
+	if n := min(runtime.GOMAXPROCS(0), len(*members)/partSize); n > 1 {
+		var parts sync.WaitGroup
+		for part := range slices.Chunk(*members, (len(*members)+n-1)/n) {
 			parts.Go(func() { r.pullPart(part, lag) })
 		}
+		parts.Wait()
+	} else {
+		r.pullPart(*members, lag)
 	}
-	parts.Wait()
 	clear(*members)
 	snapshots.Put(members)
 	r.wakeStreams()
 }
 
-// partSize is from how many members on it is worth having several goroutines write to them.
-const partSize = 512
+// partSize is for how many members it is worth having a goroutine write to them.
+const partSize = 256
 
 // pullPart is pull for some of the members. Memory is slow: several of them are fetched from there at a time.
 func (r *room) pullPart(members []*Member, lag uint64) {

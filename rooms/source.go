@@ -13,8 +13,8 @@ type private struct {
 	position Position // zero if it has none
 }
 
-// tooSlow has a member leave that needs what the ring has dropped, if its policy is Close. Its client may not read at all, and then
-// nobody asks what it needs next. All others find out when the client reads again.
+// tooSlow closes the socket of a member whose policy is Close and that needs what the ring has dropped. Its client may not read at all,
+// and then nobody asks what it needs next. Members with another policy find out when the client reads again.
 func (m *Member) tooSlow(first uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -49,9 +49,12 @@ func (s *source) Peek(messages []*foyer.Prepared, upto uint64, max int) (_ []*fo
 	cursor := m.cursor.Load()
 	steps := m.takeSteps(m.slow == Resync || cursor < m.conflate || cursor < m.arrived || m.seen != (Position{}))
 	if cursor < m.conflate {
+		begin := len(messages)
 		messages, cursor = m.room.ring.latest(messages, cursor, min(upto, m.conflate), max, steps)
 		m.cursor.Store(cursor)
-		return messages, true
+		if len(messages) > begin {
+			return messages, true
+		}
 	}
 	messages, cursor, more, ok := m.room.ring.read(messages, cursor, upto, m.arrived, m.seen, max, steps)
 	m.cursor.Store(cursor)
@@ -79,10 +82,14 @@ func (s *source) Advance(n int) {
 	m := (*Member)(s)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.left {
+		return // its place is not needed any more, and the backlog is gone
+	}
 	for ; n > 0 && len(m.backlog) > 0; n-- {
 		if at := m.backlog[0].position; at != (Position{}) {
 			m.last = at
 		}
+		m.backlog[0] = private{}
 		if m.backlog = m.backlog[1:]; len(m.backlog) == 0 {
 			m.backlog = nil
 		}
@@ -92,6 +99,9 @@ func (s *source) Advance(n int) {
 	case m.stepped:
 		m.cursor.Store(m.steps[n-1].next)
 		m.last = m.steps[n-1].position
+		if n == len(m.steps) && m.slow != Resync {
+			m.takeSteps(false) // they may not be needed again
+		}
 	default:
 		m.cursor.Add(uint64(n))
 	}

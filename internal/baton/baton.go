@@ -53,6 +53,16 @@ func (b *Baton) Lock() {
 	b.held.Store(true)
 }
 
+// LockWork is Lock for the work. It reports false, and the Baton is free again, if there is no word: all that word was left for before is
+// done.
+func (b *Baton) LockWork() bool {
+	b.Lock()
+	if b.word.Swap(false) { // which nobody else does meanwhile
+		return true
+	}
+	return !b.Return()
+}
+
 // TryLock is Lock if nobody holds the Baton, and otherwise reports false. It leaves no word.
 func (b *Baton) TryLock() bool {
 	if !b.mu.TryLock() {

@@ -96,3 +96,16 @@ func TestNoWorkIsForgottenOrDoneTwiceAtOnce(t *testing.T) {
 		t.Errorf("%d of %d were done", done, want)
 	}
 }
+
+func TestLockWork(t *testing.T) {
+	var b Baton
+	if b.LockWork() || !b.Free() {
+		t.Error("there was work")
+	}
+	if !b.Leave() || !b.LockWork() || b.Free() {
+		t.Error("there was no work")
+	}
+	if !b.Return() || b.LockWork() {
+		t.Error("the work is there after it was done")
+	}
+}

@@ -6,13 +6,13 @@ import "slices"
 // not wait and must not call a Conn.
 type Source interface {
 	// Peek appends the next frames, as they are on the wire, to frames, up to max and none behind the position upto. The bytes must
-	// not change any more. It may return none, even below upto. If it reports that there are more, they are asked for when these are
-	// written; otherwise after the next Pull.
+	// not change any more. If it reports that there are more, they are asked for when these are written; otherwise after the next
+	// Pull, as they are if it returns none.
 	Peek(frames [][]byte, upto uint64, max int) (_ [][]byte, more bool)
 
-	// Advance tells that the first n of the frames that Peek has returned last are written, but for the rest of the last of them, which
-	// will be. It returns how many messages that makes, and rest or as much of it as is to be kept, at least a byte: what is behind that
-	// is asked for again.
+	// Advance follows each Peek that has returned frames. The first n of them were written, perhaps none; rest is what is left of the
+	// last of these, and will be. Advance returns how many messages that makes, and how much of rest to keep, at least a byte. What is
+	// cut off is asked for again, as the other frames are.
 	Advance(n int, rest []byte) (messages int, _ []byte)
 }
 
@@ -41,8 +41,8 @@ const (
 	isHeld // back by a claim
 )
 
-// Pull has the frames of f up to the position upto written, behind all that was sent before and, but for control frames, before all that is sent from
-// now on. It does not wait. Frames that Peek does not have when their turn has come need another Pull.
+// Pull has the frames of f up to the position upto written, behind all that was sent before and, but for control frames, before all that
+// is sent from now on. It does not wait. Frames that Peek does not have when their turn has come need another Pull.
 //
 // A close frame drops what was not written.
 func (c *Conn) Pull(f *Feed, upto uint64, how Leave) error {
@@ -138,6 +138,7 @@ func (q *queue) fill() {
 			size += len(q.offered[n])
 		}
 		p.last = !more && n == len(q.offered)
+		q.filled = p
 		end := len(q.pieces)
 		q.pieces = slices.Grow(q.pieces, n)[:end+n]
 		copy(q.pieces[i+n:], q.pieces[i:end])

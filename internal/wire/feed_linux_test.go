@@ -215,6 +215,9 @@ func (w *words) Peek(frames [][]byte, upto uint64, limit int) (_ [][]byte, more 
 }
 
 func (w *words) Advance(n int, rest []byte) (int, []byte) {
+	if n == 0 {
+		return 0, nil
+	}
 	behind := max(len(rest)-1, 0) / 3 // the letter that is begun
 	letters := w.end - w.pos - behind
 	w.pos += letters
@@ -239,7 +242,7 @@ func TestPartOfAFrame(t *testing.T) {
 	}
 }
 
-// TestSourceIsAskedOnce asks a source that has no more for nothing else, unless there was a Pull meanwhile.
+// TestSourceIsAskedOnce does not ask a source again that has no more, unless there was a Pull meanwhile.
 func TestSourceIsAskedOnce(t *testing.T) {
 	c, n := narrowConn(1 << 10)
 	source := &letters{end: 2}

@@ -11,6 +11,7 @@ import (
 type queue struct {
 	pieces  []piece
 	vector  [][]byte // what is being written; for the goroutine that carries
+	filled  *place   // whose frames are in it; nil if none are
 	waiting int      // bytes, but for those of feeds
 	ahead   int      // of these, those of control frames that were put before others
 
@@ -51,8 +52,6 @@ func (o *output) putQueue() {
 	if q == nil || len(q.pieces) > 0 || len(q.held) > 0 {
 		return
 	}
-	clear(q.vector) // nothing may be kept from being freed
-	q.vector = q.vector[:0]
 	o.queue = nil
 	queues.Put(q)
 }
@@ -134,8 +133,6 @@ func (o *output) putControl(header, payload []byte, key uint32) {
 // next returns what is to be written next; nothing when the queue turns out to be empty. The bytes stay in the queue until consume.
 func (q *queue) next() [][]byte {
 	q.fill()
-	clear(q.vector)
-	q.vector = q.vector[:0]
 	for i := range q.pieces[:min(len(q.pieces), maxVector)] {
 		if q.pieces[i].isPlace() {
 			break
@@ -150,8 +147,9 @@ func (q *queue) next() [][]byte {
 func (o *output) consume(n int) {
 	q := o.queue
 	o.written += uint64(n)
-	var advanced int
-	var of *place
+	clear(q.vector) // nothing may be kept from being freed
+	q.vector = q.vector[:0]
+	advanced := 0
 	done := 0
 	for ; done < len(q.pieces) && !q.pieces[done].isPlace() && (n > 0 || len(q.pieces[done].p) == 0); done++ {
 		p := &q.pieces[done]
@@ -165,7 +163,6 @@ func (o *output) consume(n int) {
 		case !p.begun:
 			p.begun = true
 			advanced++
-			of = p.place
 		}
 		n -= k
 		if k < len(p.p) {
@@ -177,8 +174,9 @@ func (o *output) consume(n int) {
 		}
 	}
 	q.pieces = slices.Delete(q.pieces, 0, done)
-	if advanced > 0 {
-		o.advance(of, advanced) // whose place is still there, or a close frame
+	if q.filled != nil {
+		o.advance(q.filled, advanced)
+		q.filled = nil
 	}
 	q.giveBack()
 }
@@ -187,7 +185,7 @@ func (o *output) consume(n int) {
 func (o *output) advance(p *place, n int) {
 	q := o.queue
 	var rest []byte
-	if q.pieces[0].begun {
+	if n > 0 && q.pieces[0].begun { // there is a piece: the place, or a close frame that has dropped it
 		rest = q.pieces[0].p
 	}
 	messages, kept := p.feed.Source.Advance(n, rest)
@@ -195,7 +193,7 @@ func (o *output) advance(p *place, n int) {
 	switch {
 	case len(kept) > 0:
 		q.pieces[0].p = kept
-	case p.last && q.pieces[0].isPlace():
+	case n > 0 && p.last && q.pieces[0].isPlace():
 		q.leave(p)
 		q.pieces = slices.Delete(q.pieces, 0, 1)
 	}

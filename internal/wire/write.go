@@ -495,7 +495,7 @@ func (c *Conn) Written() uint64 {
 	return c.written
 }
 
-// MessagesOut returns how many messages were taken in.
+// MessagesOut returns how many messages were taken in, or taken from feeds.
 func (c *Conn) MessagesOut() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()

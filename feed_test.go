@@ -159,8 +159,10 @@ func TestTogether(t *testing.T) {
 		"\x81\x01a\x82\x01c":          {a, c},
 	} {
 		var f, g feedSource
-		if f.together(messages) != nil || f.together(messages) != nil {
-			t.Errorf("%q is put together for one socket", want)
+		for range 2 {
+			if f.together(messages) != nil {
+				t.Errorf("%q is put together for one socket", want)
+			}
 		}
 		r := g.together(messages)
 		if r == nil || string(r.bytes) != want || f.together(messages) != r {

@@ -106,7 +106,7 @@ func (m *Prepared) encode(e encoding, newKey func() uint32) []byte {
 // queue per socket. Positions are its own. Pull and writes call it with the socket locked: it must return soon, call no
 // socket, and need no lock of theirs.
 type Source interface {
-	// Appends the next messages, at most max, up to upto. Without more, another Pull is needed.
+	// Appends the next messages, at most max, up to upto. Without messages or more, another Pull is needed.
 	Peek(messages []*Prepared, upto uint64, max int) (_ []*Prepared, more bool)
 
 	// The first n messages of the last Peek are being written; the others are asked for again.
@@ -124,8 +124,8 @@ type Feed struct {
 	alone  uint64  // the first message of the last run that this one was the first to want
 }
 
-// NewFeed returns a Feed. A slow client holds one message of it, or 64 KiB over TLS, beside MaxWriteBuffer. Context takeover
-// does not compress its messages.
+// NewFeed returns a Feed. A slow client holds one message of it, over TLS 64 KiB more, beside MaxWriteBuffer. Context
+// takeover does not compress its messages.
 func (s *Socket) NewFeed(source Source) *Feed {
 	f := &Feed{socket: s, conn: s.wire, source: source}
 	f.wire.Source = (*feedSource)(f)
@@ -137,7 +137,7 @@ func (s *Socket) NewFeed(source Source) *Feed {
 // does not wait. Socket.Close drops what is not written. Pull is safe for concurrent use. Its error is ErrClosed.
 func (f *Feed) Pull(upto uint64) error { return f.pull(upto, wire.Batched) }
 
-// PullAll pulls several Feeds, without errors, and writes at once. Eight at a time are fastest.
+// PullAll pulls several Feeds, at best eight, and writes at once. Errors are dropped.
 func PullAll(feeds []*Feed, upto uint64) {
 	for _, f := range feeds {
 		f.conn.Touch()

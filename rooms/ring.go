@@ -199,12 +199,11 @@ type step struct {
 	position Position
 }
 
-// read appends up to max messages from seq on, but none from upto on, and a step for each if steps is not nil. Below fresh it
-// leaves out what is not history: it was for those who were there. Then, and if
-// seen is set, steps must not be nil. It returns the sequence number of the first message,
-// whether there are more, and false if the one at seq was dropped.
+// read appends up to max messages from seq on, but none from upto on, and a step for each if steps is not nil. It returns the sequence
+// number of the first message, or where to go on if there is none; whether there are more; and false if the one at seq was dropped.
 //
-// Nor does it append what the member has seen already, because the Backend had it before it was delivered here.
+// Below fresh it leaves out what is not history: it was for those who were there. Nor does it append what the member has seen already,
+// because the Backend had it before it was delivered here. For a member to which either may happen, steps is not nil.
 func (r *ring) read(messages []*foyer.Prepared, seq, upto, fresh uint64, seen Position, max int, steps *[]step) (_ []*foyer.Prepared, first uint64, more, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

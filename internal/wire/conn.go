@@ -54,9 +54,9 @@ type Conn struct {
 	atHand    dataFrame
 	rerr      error // what ended the input
 	watched   *watch
-	bytesIn   atomic.Uint64
 
-	owner Owner // nil until the handshake is over
+	bytesIn atomic.Uint64
+	owner   Owner // nil until the handshake is over
 }
 
 // The flags of a Conn.
